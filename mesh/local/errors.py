@@ -1,4 +1,4 @@
-"""What can go wrong on a laptop, said so that the reader knows what to do next. Exit codes are part of the command's contract."""
+"""What can go wrong on a laptop, said so that the reader knows what to do next, each with its exit code."""
 
 from __future__ import annotations
 

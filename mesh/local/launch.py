@@ -41,7 +41,7 @@ def main(parent: str, death_signal: str, user: str, *argv: str) -> None:
         if os.getppid() != int(parent):  # it ended before the call above
             os._exit(1)
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], argv)  # noqa: S606 - no shell is the point
     except OSError as error:
         sys.stderr.write(f"cannot run {argv[0]}: {error.strerror}\n")
         os._exit(127)

