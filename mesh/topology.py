@@ -1,8 +1,10 @@
-"""The model of `helm/values.yaml`: who exists, who calls whom, how many, and where traffic goes. Frozen and validated."""
+"""The model of `helm/values.yaml`: who exists, who calls whom, how many, where traffic goes. Frozen."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Literal
 
@@ -110,13 +112,86 @@ class Topology:
 
     @cached_property
     def start_order(self) -> tuple[str, ...]:
-        """Service names, callees before callers."""
-        raise NotImplementedError
+        """Service names, callees before callers, otherwise in the order of the values.
+
+        Raises:
+            ValueError: the calls form a cycle.
+        """
+        if cycle := find_cycle({name: service.calls for name, service in self.services.items()}):
+            raise ValueError(f"the calls form a cycle: {' -> '.join(cycle)}")
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            for callee in self.services[name].calls:
+                visit(callee)
+            order[name] = None
+
+        for name in self.services:
+            visit(name)
+        return tuple(order)
 
     def instances(self, service: str) -> tuple[Instance, ...]:
-        """The instances of a service, stable ones first: `food-0`, `food-canary-0`."""
-        raise NotImplementedError
+        """The instances of a service (or of the edge), stable ones first: `food-0`, `food-canary-0`.
+
+        Raises:
+            KeyError: no such service.
+        """
+        if service == EDGE:
+            return tuple(Instance(f"{EDGE}-{n}", EDGE, "stable") for n in range(self.edge.replicas))
+        stanza = self.services[service]
+        stable = [Instance(f"{service}-{n}", service, "stable") for n in range(stanza.replicas)]
+        canary = [Instance(f"{service}-canary-{n}", service, "canary") for n in range(stanza.canary.replicas)]
+        return (*stable, *canary)
+
+    @cached_property
+    def pooled_connections(self) -> dict[str, int]:
+        """For each service with a database, the connections that all its instances together may open."""
+        return {
+            name: service.database.pool_size * len(self.instances(name))
+            for name, service in self.services.items()
+            if service.database
+        }
 
     def needed_by(self, names: tuple[str, ...]) -> Topology:
-        """The part of the mesh that these services need: themselves and all they call, directly or not."""
-        raise NotImplementedError
+        """The part of the mesh that these services need: themselves and all they call, directly or not.
+
+        Raises:
+            ValueError: no such service; says which name was meant.
+        """
+        needed: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in self.services:
+                raise ValueError(f"there is no service {name!r}{did_you_mean(name, self.services)}")
+            if name not in needed:
+                needed.add(name)
+                waiting.extend(self.services[name].calls)
+        return replace(self, services={name: s for name, s in self.services.items() if name in needed})
+
+
+def find_cycle(calls: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """A cycle among the calls, as `("a", "b", "a")`, or `()`. Calls to what is not a key are passed over."""
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(name: str) -> tuple[str, ...]:
+        if name in path:
+            return (*path[path.index(name) :], name)
+        if name in done or name not in calls:
+            return ()
+        path.append(name)
+        found = next(filter(None, (visit(callee) for callee in calls[name])), ())
+        path.pop()
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name) for name in calls)), ())
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the known word it resembles, or else all of them."""
+    words = sorted(known)
+    if close := get_close_matches(word, words, n=1, cutoff=0.6):
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(words)}" if words else ""
