@@ -1,0 +1,68 @@
+"""Who calls: the verified user and the calling service.
+
+Both come from headers that only this process's own sidecar can set: it strips what came from outside, verifies the
+token and the client certificate, and is the only one that reaches the process's socket.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from mesh.runtime import errors
+
+USER_HEADER = "x-nourish-user"
+SCOPES_HEADER = "x-nourish-scopes"
+CERTIFICATE_HEADER = "x-forwarded-client-cert"
+REQUEST_ID_HEADER = "x-request-id"
+AUTHORIZATION_HEADER = "authorization"
+CANARY_HEADER = "x-nourish-canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """On whose behalf a call runs: `user` if a token was verified, `caller` the service that sent it, such as "edge"."""
+
+    user: str | None
+    scopes: frozenset[str]
+    caller: str
+
+
+@dataclass(slots=True)
+class CallInfo:
+    """What came with the call that this task serves, and what its own calls pass on."""
+
+    deadline: float = 0.0  # event-loop time; 0 for none
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        """The id that every log line and error of this request carries."""
+        return self.headers.get(REQUEST_ID_HEADER, "")
+
+
+current: ContextVar[CallInfo] = ContextVar("nourish_call", default=CallInfo())  # noqa: B039 - never mutated
+
+
+def principal() -> Principal:
+    """Returns on whose behalf the current call runs."""
+    headers = current.get().headers
+    certificate = headers.get(CERTIFICATE_HEADER, "")
+    uri = next((part[4:] for part in certificate.split(";") if part.startswith("URI=")), "")
+    return Principal(
+        user=headers.get(USER_HEADER) or None,
+        scopes=frozenset(headers.get(SCOPES_HEADER, "").replace(",", " ").split()),
+        caller=uri.rpartition("/sa/")[2],
+    )
+
+
+def user() -> str:
+    """Returns the verified user of the current call.
+
+    Raises:
+        ServiceError: UNAUTHENTICATED, if there is none.
+    """
+    name = current.get().headers.get(USER_HEADER)
+    if not name:
+        raise errors.unauthenticated()
+    return name

@@ -1,0 +1,96 @@
+"""`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
+
+Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
+that is being served: what is left of its deadline, its user's token, its request id, its canary choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import grpc
+
+from mesh.runtime import auth
+from mesh.runtime.server import MAX_MESSAGE_BYTES
+from mesh.runtime.settings import required, settings
+
+Stub = TypeVar("Stub")
+_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER)
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),  # one layer retries: the sidecar
+    ("grpc.default_authority", "mesh"),
+)
+
+
+def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
+    """Returns a typed async stub of another service: `call(FoodServiceStub)`.
+
+    Raises:
+        RuntimeError: NOURISH_EGRESS is not set.
+    """
+    return stub(egress())
+
+
+@cache
+def egress() -> grpc.aio.Channel:
+    """The channel of this process to its sidecar. Opened on first use, never closed before the process ends."""
+    return passing_on(grpc.aio.insecure_channel(required(settings().egress, "NOURISH_EGRESS"), options=_OPTIONS))
+
+
+def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:
+    """Returns `channel` such that every unary call on it carries what the request being served passes on."""
+    return _PassingOn(channel)
+
+
+class _PassingOn(grpc.aio.Channel):
+    """Wraps the multi-callables: grpc.aio's own interceptors cost a task a call."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.stream_stream(*args, **kwargs))
+
+    async def __aenter__(self) -> _PassingOn:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._channel.channel_ready()
+
+
+def _with_call_info(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def multicallable(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
+        info = auth.current.get()
+        if info.deadline:
+            left = max(info.deadline - asyncio.get_running_loop().time(), 0.0)
+            timeout = left if timeout is None else min(timeout, left)
+        passed = [(k, info.headers[k]) for k in _PASSED_ON if k in info.headers]
+        return inner(request, timeout=timeout, metadata=(*passed, *(metadata or ())), **kwargs)
+
+    return multicallable

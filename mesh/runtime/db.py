@@ -1,0 +1,113 @@
+"""A service's own PostgreSQL database: migrated before it serves, pooled, one transaction where one is asked for."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mesh.runtime import pages
+from mesh.runtime.settings import required, settings
+
+if TYPE_CHECKING:
+    import asyncpg
+
+# A statement that outlives every deadline of the contract (5 minutes at most) is a defect; imports lift it.
+STATEMENT_TIMEOUT_MS = 300_000
+_MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
+
+
+class Database:
+    """An open database.
+
+    Attributes:
+        engine: the pooled SQLAlchemy engine, for what the methods here do not give.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction: committed at the end, rolled back on any exception."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that commits each statement by itself: for reads."""
+        async with self.engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def raw(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """The asyncpg connection below, for COPY and for session locks."""
+        async with self.engine.connect() as connection:
+            proxy = await connection.get_raw_connection()
+            yield proxy.driver_connection  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def database(
+    migrations: Path | None = None, *, url: str | None = None, pool: int | None = None
+) -> AsyncIterator[Database]:
+    """Opens the service's database, after bringing its schema up to date.
+
+    Args:
+        migrations: the service's alembic folder (with `versions/`). Safe to run twice and side by side.
+        url: `postgresql://...`; the runner's NOURISH_DATABASE_URL if not given.
+        pool: connections of this process; the runner's NOURISH_DATABASE_POOL if not given.
+
+    Raises:
+        RuntimeError: no URL.
+    """
+    address = sa.make_url(url or required(settings().database_url, "NOURISH_DATABASE_URL"))
+    engine = create_async_engine(
+        address.set(drivername="postgresql+asyncpg"),
+        pool_size=pool or settings().database_pool,
+        max_overflow=0,
+        connect_args={"server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)}},
+    )
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+            await connection.commit()
+            try:
+                if migrations:
+                    await connection.run_sync(_migrate, migrations)
+                pages.configure(await _page_key(connection))
+            finally:
+                await connection.rollback()
+                await connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+                await connection.commit()
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: sa.Connection, migrations: Path) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without migrations does not pay
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("version_locations", str(migrations / "versions"))
+    config.set_main_option("path_separator", "newline")
+    command.upgrade(config, "head")
+    connection.commit()
+
+
+async def _page_key(connection: AsyncConnection) -> bytes:
+    """The key that signs this service's page tokens, the same for all its instances."""
+    await connection.execute(sa.text("CREATE TABLE IF NOT EXISTS runtime_page_key (key bytea NOT NULL)"))
+    key = (await connection.execute(sa.text("SELECT key FROM runtime_page_key"))).scalar_one_or_none()
+    if key is None:
+        key = secrets.token_bytes(32)
+        await connection.execute(sa.text("INSERT INTO runtime_page_key VALUES (:key)"), {"key": key})
+    await connection.commit()
+    return bytes(key)

@@ -1,0 +1,167 @@
+"""The one exception a service raises, and the one place where it becomes a status.
+
+A reason of `nourish/error/v1/reason.proto` decides the code. Everything else that escapes a handler becomes INTERNAL
+with a fixed text: what an engine says is logged beside the request id and never sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from nourish.error.v1 import reason_pb2
+from nourish.error.v1.reason_pb2 import Reason
+
+DOMAIN = "nourish.local"
+STATUS_DETAILS = "grpc-status-details-bin"
+INTERNAL_TEXT = "internal error; quote the request id when you report it"
+
+_CODES = {v.number: v.GetOptions().Extensions[reason_pb2.code] for v in Reason.DESCRIPTOR.values}
+_REASONS: dict[int, Reason.ValueType] = {
+    _CODES[n]: n for n in sorted(_CODES, reverse=True) if n
+}  # the first reason of a code stands for the code
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+# A failed call to another service is told on as it is when the caller can act on it; the rest is a defect of ours.
+_PASSED_ON = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+class ServiceError(Exception):
+    """A failure the caller may act on.
+
+    Args:
+        reason: why, from the contract; decides the status code.
+        message: one sentence for people, without secrets.
+        metadata: facts for programs, sent as ErrorInfo.metadata.
+        violations: (field, description) pairs, sent as BadRequest.
+    """
+
+    def __init__(
+        self,
+        reason: Reason.ValueType,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The status code that the contract gives this reason."""
+        return _GRPC_CODES[_CODES[self.reason]]
+
+
+def not_found(name: str) -> ServiceError:
+    """`name` does not exist, or is not the caller's to see."""
+    return ServiceError(Reason.REASON_NOT_FOUND, f"{name} does not exist", metadata={"name": name})
+
+
+def already_exists(name: str) -> ServiceError:
+    """`name` is there already."""
+    return ServiceError(Reason.REASON_ALREADY_EXISTS, f"{name} exists already", metadata={"name": name})
+
+
+def invalid(field: str, description: str) -> ServiceError:
+    """One field is not acceptable."""
+    return violations([(field, description)])
+
+
+def violations(found: Sequence[tuple[str, str]]) -> ServiceError:
+    """Several fields are not acceptable: (field, description) pairs."""
+    text = "; ".join(f"{field}: {description}" if field else description for field, description in found)
+    return ServiceError(Reason.REASON_INVALID_ARGUMENT, text, violations=found)
+
+
+def etag_mismatch(name: str) -> ServiceError:
+    """Somebody changed `name` in between."""
+    text = f"{name} has changed since it was read: read it again and repeat the change"
+    return ServiceError(Reason.REASON_ETAG_MISMATCH, text, metadata={"name": name})
+
+
+def failed_precondition(message: str) -> ServiceError:
+    """What the call needs is not complete yet."""
+    return ServiceError(Reason.REASON_FAILED_PRECONDITION, message)
+
+
+def permission_denied(message: str) -> ServiceError:
+    """The verified caller or user may not do this."""
+    return ServiceError(Reason.REASON_PERMISSION_DENIED, message)
+
+
+def unauthenticated(message: str = "this needs a signed-in user: send `Authorization: Bearer <token>`") -> ServiceError:
+    """No verified user came with the call."""
+    return ServiceError(Reason.REASON_UNAUTHENTICATED, message)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError | status_pb2.Status | None:
+    """What a failed call to another service means for our caller; None if it is a defect of ours."""
+    if error.code() not in _PASSED_ON:
+        return None
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    reason = _REASONS[error.code().value[0]]
+    return ServiceError(reason, _FIXED_TEXTS.get(error.code(), error.details() or "the call failed"))
+
+
+# A proxy's own words for these name engines and addresses.
+_FIXED_TEXTS = {
+    grpc.StatusCode.UNAVAILABLE: "a service needed for the answer is not available now; retry with back-off",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the deadline passed before the answer",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "too many calls; slow down",
+}
+
+
+def deadline_exceeded() -> ServiceError:
+    """The time for the call ran out."""
+    return ServiceError(Reason.REASON_DEADLINE_EXCEEDED, _FIXED_TEXTS[grpc.StatusCode.DEADLINE_EXCEEDED])
+
+
+def unavailable() -> ServiceError:
+    """An engine or a service needed for the answer cannot be reached now."""
+    return ServiceError(Reason.REASON_UNAVAILABLE, _FIXED_TEXTS[grpc.StatusCode.UNAVAILABLE])
+
+
+def internal() -> ServiceError:
+    """A defect on our side; the original is in the log."""
+    return ServiceError(Reason.REASON_INTERNAL, INTERNAL_TEXT)
+
+
+def to_status(error: ServiceError, request_id: str) -> status_pb2.Status:
+    """The google.rpc.Status of an error: ErrorInfo, the violations if any, and the request id."""
+    name = Reason.Name(error.reason).removeprefix("REASON_")
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=name, domain=DOMAIN, metadata=error.metadata)]
+    if error.violations:
+        found = [{"field": field, "description": description} for field, description in error.violations]
+        details.append(error_details_pb2.BadRequest(field_violations=found))
+    if request_id:
+        details.append(error_details_pb2.RequestInfo(request_id=request_id))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

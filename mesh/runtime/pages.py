@@ -1,0 +1,78 @@
+"""Opaque page tokens: a signed cursor that is only good for the arguments it was made for.
+
+The key is made once and kept in the service's own database, so that every instance accepts the others' tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+from nourish.error.v1.reason_pb2 import Reason
+
+from mesh.runtime.errors import ServiceError
+
+_TAG_BYTES = 16
+_PAGE_FIELDS = ("page_token", "page_size")
+_key: bytes | None = None
+
+
+def configure(key: bytes) -> None:
+    """Sets the key of this process; `database` does."""
+    global _key  # noqa: PLW0603 - one key a process
+    _key = key
+
+
+def sign(cursor: Mapping[str, Any], *, scope: Message | bytes) -> str:
+    """Returns the token of the page that starts after `cursor`.
+
+    Args:
+        cursor: what the next page needs, JSON values.
+        scope: the request; its own page_token and page_size do not count. Or any bytes that must be the same again.
+    """
+    payload = json.dumps(cursor, separators=(",", ":"), ensure_ascii=False).encode()
+    return base64.urlsafe_b64encode(_tag(payload, scope) + payload).decode().rstrip("=")
+
+
+def verify(token: str, *, scope: Message | bytes) -> dict[str, Any]:
+    """Returns the cursor in `token`.
+
+    Raises:
+        ServiceError: PAGE_TOKEN_INVALID, if it was not made by `sign` for the same scope.
+    """
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    tag, payload = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
+    if not payload or not hmac.compare_digest(tag, _tag(payload, scope)):
+        raise ServiceError(
+            Reason.REASON_PAGE_TOKEN_INVALID,
+            "page_token is not one this method gave for these arguments; start again without it",
+            violations=[("page_token", "not valid for these arguments")],
+        )
+    cursor: dict[str, Any] = json.loads(payload)
+    return cursor
+
+
+def _tag(payload: bytes, scope: Message | bytes) -> bytes:
+    if _key is None:
+        raise RuntimeError("page tokens need a key: open the service's database first")
+    return hmac.digest(_key, _scope_bytes(scope) + b"\0" + payload, hashlib.sha256)[:_TAG_BYTES]
+
+
+def _scope_bytes(scope: Message | bytes) -> bytes:
+    if isinstance(scope, bytes):
+        return scope
+    plain = type(scope)()
+    plain.CopyFrom(scope)
+    for name in _PAGE_FIELDS:
+        if name in plain.DESCRIPTOR.fields_by_name:
+            plain.ClearField(name)
+    return plain.DESCRIPTOR.full_name.encode() + b"\0" + plain.SerializeToString(deterministic=True)

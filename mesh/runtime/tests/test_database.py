@@ -1,0 +1,82 @@
+"""A service's database, on a real PostgreSQL."""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+
+from mesh.runtime import pages
+from mesh.runtime.db import database
+
+MIGRATION = """
+import time
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = {down}
+
+def upgrade():
+    op.execute("{sql}")
+    time.sleep(0.2)  # long enough for a second instance to come in between, if it could
+"""
+
+
+@pytest.fixture
+def migrations(tmp_path):
+    """A migrations folder with one revision."""
+    (tmp_path / "versions").mkdir()
+    write(tmp_path, "0001", None, "CREATE TABLE food (id int)")
+    return tmp_path
+
+
+def write(folder, revision, down, sql):
+    text = MIGRATION.format(revision=revision, down=repr(down), sql=sql)
+    (folder / "versions" / f"{revision}.py").write_text(text)
+
+
+async def test_two_instances_that_start_at_once_migrate_once(migrations, postgres_url):
+    async def start():
+        async with database(migrations, url=postgres_url, pool=2) as db, db.connection() as connection:
+            return (await connection.execute(sa.text("SELECT version_num FROM alembic_version"))).scalars().all()
+
+    assert await asyncio.gather(start(), start(), start()) == [["0001"]] * 3
+
+
+async def test_a_later_migration_is_applied_on_the_next_start(migrations, postgres_url):
+    async with database(migrations, url=postgres_url) as db, db.transaction() as connection:
+        await connection.execute(sa.text("INSERT INTO food VALUES (1)"))
+    write(migrations, "0002", "0001", "ALTER TABLE food ADD COLUMN name text")
+    async with database(migrations, url=postgres_url) as db, db.connection() as connection:
+        assert (await connection.execute(sa.text("SELECT id, name FROM food"))).all() == [(1, None)]
+
+
+async def test_a_transaction_that_fails_leaves_nothing(migrations, postgres_url):
+    async with database(migrations, url=postgres_url) as db:
+        with pytest.raises(ZeroDivisionError):
+            async with db.transaction() as connection:
+                await connection.execute(sa.text("INSERT INTO food VALUES (1)"))
+                raise ZeroDivisionError
+        async with db.connection() as connection:
+            assert (await connection.execute(sa.text("SELECT count(*) FROM food"))).scalar_one() == 0
+
+
+async def test_every_instance_accepts_the_page_tokens_of_the_others(migrations, postgres_url):
+    async with database(migrations, url=postgres_url):
+        token = pages.sign({"after": 1}, scope=b"list")
+    pages.configure(b"something else")
+    async with database(migrations, url=postgres_url):
+        assert pages.verify(token, scope=b"list") == {"after": 1}
+
+
+async def test_a_cancelled_call_cancels_its_statement(migrations, postgres_url):
+    async with database(migrations, url=postgres_url, pool=2) as db:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), db.connection() as connection:
+                await connection.execute(sa.text("SELECT pg_sleep(60)"))
+        async with asyncio.timeout(5), db.connection() as connection:
+            query = sa.text(
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+            )
+            while (await connection.execute(query)).scalar_one():
+                await asyncio.sleep(0.02)
