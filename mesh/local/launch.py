@@ -12,7 +12,9 @@ import sys
 from collections.abc import Sequence
 
 # include/uapi/linux/{prctl,capability}.h
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 23, 47, 2
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAPBSET_READ, PR_SET_SECUREBITS, PR_CAP_AMBIENT = 1, 8, 23, 28, 47
+PR_CAP_AMBIENT_RAISE = 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 CAPABILITY_VERSION_3 = 0x20080522
 SIGKILL = 9
@@ -48,19 +50,19 @@ def main(parent: str, death_signal: str, user: str, *argv: str) -> None:
 
 
 def _become(uid: int, gid: int) -> None:
-    linux = sys.platform == "linux"
-    capability = _traversal_capability() if linux else None
-    if linux:
-        _libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    os.setgroups([])
     if sys.platform == "linux":
+        capability = _traversal_capability()
+        _libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # access(2), by which initdb looks for its other programs, leaves capabilities out of account without this.
+        _libc().prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+        os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+        _keep_only(capability)
     else:
+        os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
-    if capability is not None:
-        _keep(capability)
 
 
 def _traversal_capability() -> int | None:
@@ -69,12 +71,14 @@ def _traversal_capability() -> int | None:
     return next(owned, None)
 
 
-def _keep(capability: int) -> None:
-    """Makes `capability` the only one, and ambient, so that it outlives exec (capabilities(7))."""
+def _keep_only(capability: int | None) -> None:
+    """Gives up every capability but this one, and makes it ambient, so that it outlives exec (capabilities(7))."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    bit = 1 << capability
-    data = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable; then the high halves
-    if _libc().capset(header, data) == 0:
+    bits = 0 if capability is None else 1 << capability
+    data = (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)  # effective, permitted, inheritable; then the high halves
+    if _libc().capset(header, data) != 0:
+        os._exit(126)
+    if capability is not None:
         _libc().prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
