@@ -21,7 +21,7 @@ CANARY_HEADER = "x-nourish-canary"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """On whose behalf a call runs: `user` if a token was verified, `caller` the service that sent it, such as "edge"."""
+    """Whom a call runs for: `user` if a token was verified, `caller` the service that sent it, such as "edge"."""
 
     user: str | None
     scopes: frozenset[str]

@@ -20,9 +20,8 @@ STATUS_DETAILS = "grpc-status-details-bin"
 INTERNAL_TEXT = "internal error; quote the request id when you report it"
 
 _CODES = {v.number: v.GetOptions().Extensions[reason_pb2.code] for v in Reason.DESCRIPTOR.values}
-_REASONS: dict[int, Reason.ValueType] = {
-    _CODES[n]: n for n in sorted(_CODES, reverse=True) if n
-}  # the first reason of a code stands for the code
+# The first reason of a code stands for the code.
+_REASONS = {_CODES[v.number]: Reason.Value(v.name) for v in reversed(Reason.DESCRIPTOR.values) if v.number}
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # A failed call to another service is told on as it is when the caller can act on it; the rest is a defect of ours.
 _PASSED_ON = frozenset(

@@ -51,7 +51,14 @@ def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, s
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+def postgres_runner() -> Iterator[asyncio.Runner]:
+    """The event loop that the session's server belongs to."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
     """One real server for the whole test session, on a Unix socket in a temporary folder."""
     from mesh.local.postgres import Postgres  # noqa: PLC0415 - only tests need the runner
 
@@ -59,14 +66,14 @@ def postgres_server() -> Iterator[Postgres]:
         home, sockets = Path(folder) / "postgres", Path(folder) / "run"
         sockets.mkdir()
         server = Postgres(home, sockets)
-        asyncio.run(server.start())
+        postgres_runner.run(server.start())
         try:
             yield server
         finally:
-            asyncio.run(server.stop())
+            postgres_runner.run(server.stop())
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Postgres) -> str:
+def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
     """The URL of a fresh, empty database."""
-    return asyncio.run(postgres_server.create_database(f"test_{next(_counter)}"))
+    return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
