@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.duration_pb2 import Duration
 from nourish.mesh.v1 import policy_pb2
 
-from mesh._pathtemplate import PathTemplate
+from mesh.path_template import PathTemplate
 from mesh.topology import EDGE
 
 DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "descriptors.binpb"

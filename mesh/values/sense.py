@@ -1,0 +1,74 @@
+"""What no schema can say of values: that calls exist and form no cycle, that weights have instances, that pools fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mesh.topology import EDGE, SUBSETS, Service, Topology, did_you_mean, find_cycle
+from mesh.values.layers import Node
+from mesh.values.schema import Path, Problem
+
+# Of a server's max_connections: 3 that PostgreSQL keeps for superusers (superuser_reserved_connections), and 7 for
+# migrations, backups and people.
+RESERVED_CONNECTIONS = 10
+
+
+def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[Problem]:
+    """All that makes no sense, but for what only follows from the problems already known."""
+    refused = {problem.path[:2] for problem in known}
+    found: list[tuple[Path, str]] = []
+    for name, service in topology.services.items():
+        found += _calls(service, topology)
+        if ("services", name) not in refused:
+            found += _weights(service)
+    others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
+    if cycle := find_cycle(others):
+        found.append((("services", cycle[-2], "calls"), f"form a cycle: {' -> '.join(cycle)}"))
+    if not known:
+        found += _pools(topology)
+    return [Problem.at(path, node.locate(path), sentence) for path, sentence in found]
+
+
+def _calls(service: Service, topology: Topology) -> Iterator[tuple[Path, str]]:
+    for position, callee in enumerate(service.calls):
+        path = ("services", service.name, "calls", position)
+        if callee == EDGE:
+            yield path, "no service can call the edge"
+        elif callee == service.name:
+            yield path, f"{callee!r} is the service itself; it needs no network to call itself"
+        elif callee not in topology.services:
+            others = topology.services.keys() - {service.name}
+            yield path, f"there is no service {callee!r}{did_you_mean(callee, others)}"
+
+
+def _weights(service: Service) -> Iterator[tuple[Path, str]]:
+    replicas = {"stable": service.replicas, "canary": service.canary.replicas}
+    keys: dict[str, Path] = {"stable": ("replicas",), "canary": ("canary", "weight")}
+    weights = {"stable": 100 - service.canary.weight, "canary": service.canary.weight}
+    for subset in SUBSETS:
+        if subset in service.live_subsets and not replicas[subset]:
+            key = "replicas" if subset == "stable" else "canary.replicas"
+            yield (
+                ("services", service.name, *keys[subset]),
+                f"{subset} takes {weights[subset]} % of the calls but has no instance; set {key} to 1 or more",
+            )
+
+
+def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:
+    pools = topology.pooled_connections
+    available = topology.database.max_connections - RESERVED_CONNECTIONS
+    if sum(pools.values()) <= available:
+        return
+    terms = " + ".join(f"{name} {_product(topology, name)}" for name in pools)
+    yield (
+        ("database", "maxConnections"),
+        f"the pools of all instances need {sum(pools.values())} connections ({terms}), but {available} are there "
+        f"({topology.database.max_connections} - {RESERVED_CONNECTIONS} in reserve); "
+        f"raise it to {sum(pools.values()) + RESERVED_CONNECTIONS} or lower a poolSize",
+    )
+
+
+def _product(topology: Topology, name: str) -> str:
+    database = topology.services[name].database
+    assert database is not None
+    return f"{database.pool_size} x {len(topology.instances(name))}"
