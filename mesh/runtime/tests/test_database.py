@@ -76,7 +76,8 @@ async def test_a_cancelled_call_cancels_its_statement(migrations, postgres_url):
                 await connection.execute(sa.text("SELECT pg_sleep(60)"))
         async with asyncio.timeout(5), db.connection() as connection:
             query = sa.text(
-                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+                " AND query LIKE '%pg_sleep(60)%' AND pid <> pg_backend_pid()"
             )
             while (await connection.execute(query)).scalar_one():
                 await asyncio.sleep(0.02)

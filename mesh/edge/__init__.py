@@ -1,0 +1,1 @@
+"""What the edge itself answers; all else at the edge is Envoy's work, compiled by `mesh.xds.edge`."""
