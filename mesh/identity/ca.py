@@ -1,0 +1,241 @@
+"""The laptop's certificate authority: short-lived X.509-SVIDs, renewed at half of their life without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mesh.identity import files
+from mesh.identity.spiffe import SpiffeId
+
+log = logging.getLogger(__name__)
+
+LEAF_LIFETIME = timedelta(hours=1)
+ROOT_LIFETIME = timedelta(days=365)
+# A root with less left than this is replaced when the authority is opened: no leaf may outlive it.
+ROOT_MARGIN = timedelta(days=30)
+CLOCK_SKEW = timedelta(minutes=1)
+# Renewal is spread over this share of a leaf's life around its half, so that services do not all renew at once.
+JITTER = 0.1
+RETRY_SECONDS = 5.0
+ROOT_CERTIFICATE, ROOT_KEY = "ca.pem", "ca.key"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A service's certificate as it lies in `folder`."""
+
+    service: str
+    spiffe_id: str
+    folder: Path
+    serial: str  # lower-case hex, as Envoy's %DOWNSTREAM_PEER_SERIAL% prints it
+    not_before: datetime  # UTC
+    expires: datetime  # UTC
+
+    @property
+    def half_life(self) -> datetime:
+        """When it is due for renewal."""
+        return self.not_before + (self.expires - self.not_before) / 2
+
+    @property
+    def overdue(self) -> bool:
+        """Whether less than a quarter of its life is left: renewal has failed for long, and somebody should look."""
+        return datetime.now(UTC) > self.expires - (self.expires - self.not_before) / 4
+
+
+class CertificateAuthority:
+    """The root of one mesh, kept in `folder` (mode 0700): `ca.pem` and `ca.key` (P-256, mode 0600).
+
+    Args:
+        folder: created if it is not there.
+        lifetime: of the certificates it issues.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+        ValueError: what lies there is no key.
+    """
+
+    def __init__(self, folder: Path, *, lifetime: timedelta = LEAF_LIFETIME) -> None:
+        self._folder = folder.resolve()
+        self._lifetime = lifetime
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        pem = files.create_once(self._folder / ROOT_KEY, lambda: _key_pem(ec.generate_private_key(ec.SECP256R1())))
+        key = serialization.load_pem_private_key(pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError(f"{self._folder / ROOT_KEY} is no EC key: remove it, and a new one is made")
+        self._key = key
+        self._root = self._load_root()
+
+    def issue(self, service: str, spiffe_id: str) -> Identity:
+        """Writes a new key and certificate to `folder/<service>` in one step; Envoys that watch it take them at once.
+
+        Raises:
+            ValueError: `spiffe_id` is malformed, or is another service's.
+            OSError: the files cannot be written; the old ones stay in force.
+        """
+        if SpiffeId.parse(spiffe_id).service != service:
+            raise ValueError(f"{spiffe_id} is not an id of {service}")
+        folder = self._folder / service
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name, secret in sds_files(folder).items():
+            # A JSON document is a YAML document.
+            files.replace(folder / name, json.dumps({"resources": [secret]}, indent=2).encode() + b"\n")
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(service, spiffe_id, key.public_key())
+        files.publish(
+            folder, {files.CERTIFICATE: _pem(certificate), files.KEY: _key_pem(key), files.TRUST: _pem(self._root)}
+        )
+        return _identity(folder, certificate)
+
+    async def rotate_forever(
+        self, services: Mapping[str, str], on_renewed: Callable[[Identity], None] | None = None
+    ) -> None:
+        """Renews the certificates of `services` (name to SPIFFE id) at half of their life, until cancelled.
+
+        A certificate that is missing is issued at once. A renewal that fails is logged and tried again.
+        """
+        async with asyncio.TaskGroup() as group:
+            for service, spiffe_id in services.items():
+                group.create_task(self._rotate(service, spiffe_id, on_renewed), name=f"rotate {service}")
+
+    async def _rotate(self, service: str, spiffe_id: str, on_renewed: Callable[[Identity], None] | None) -> None:
+        while True:
+            with suppress(OSError, ValueError):
+                identity = read(self._folder / service)
+                spread = (identity.expires - identity.not_before) * JITTER
+                due = identity.half_life + spread * random.uniform(-0.5, 0.5)  # noqa: S311 - not a secret
+                await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()))
+            try:
+                renewed = await asyncio.to_thread(self.issue, service, spiffe_id)
+            except OSError as error:
+                log.error("cannot renew the certificate of %s: %s; next try in %g s", service, error, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            log.info("renewed the certificate of %s: serial %s, until %s", service, renewed.serial, renewed.expires)
+            if on_renewed:
+                on_renewed(renewed)
+
+    def _load_root(self) -> x509.Certificate:
+        path = self._folder / ROOT_CERTIFICATE
+        with suppress(OSError, ValueError):
+            root = x509.load_pem_x509_certificate(path.read_bytes())
+            left = root.not_valid_after_utc - datetime.now(UTC)
+            if root.public_key() == self._key.public_key() and left > ROOT_MARGIN:
+                return root
+        root = self._sign_root()
+        files.replace(path, _pem(root))
+        return root
+
+    def _sign_root(self) -> x509.Certificate:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Nourish local CA")])
+        usage = _key_usage(key_cert_sign=True, crl_sign=True)
+        builder = _builder(name, name, self._key.public_key(), ROOT_LIFETIME)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(usage, critical=True)
+        key_id = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        return builder.add_extension(key_id, critical=False).sign(self._key, hashes.SHA256())
+
+    def _sign(self, service: str, spiffe_id: str, key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """An X.509-SVID: exactly one URI SAN, no CA, digitalSignature only (X.509-SVID standard, sections 2 and 4)."""
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, service)])
+        both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+        issuer_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = _builder(name, self._root.subject, key, self._lifetime)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(digital_signature=True), critical=True)
+        builder = builder.add_extension(both, critical=False)
+        builder = builder.add_extension(issuer_key_id, critical=False)
+        san = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
+        return builder.add_extension(san, critical=False).sign(self._key, hashes.SHA256())
+
+
+def read(folder: Path) -> Identity:
+    """Reads the certificate that lies in a service's folder.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is not one of ours.
+    """
+    return _identity(folder, x509.load_pem_x509_certificate((folder / files.CERTIFICATE).read_bytes()))
+
+
+def sds_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The Envoy secrets (`...tls.v3.Secret`) that point at the files of `folder`, by the name of the file they go to."""
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    watched = {"watched_directory": {"path": str(folder)}}
+    certificate = {
+        "certificate_chain": {"filename": str(folder / files.CERTIFICATE)},
+        "private_key": {"filename": str(folder / files.KEY)},
+        **watched,
+    }
+    trust = {"trusted_ca": {"filename": str(folder / files.TRUST)}, **watched}
+    return {
+        files.SDS_CERTIFICATE: {"@type": kind, "name": files.CERTIFICATE_SECRET, "tls_certificate": certificate},
+        files.SDS_TRUST: {"@type": kind, "name": files.TRUST_SECRET, "validation_context": trust},
+    }
+
+
+def _identity(folder: Path, certificate: x509.Certificate) -> Identity:
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = san.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise ValueError(f"{folder / files.CERTIFICATE} has {len(uris)} URI names, not one")
+    return Identity(
+        service=SpiffeId.parse(uris[0]).service,
+        spiffe_id=uris[0],
+        folder=folder,
+        serial=f"{certificate.serial_number:x}",
+        not_before=certificate.not_valid_before_utc,
+        expires=certificate.not_valid_after_utc,
+    )
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return x509.CertificateBuilder(
+        issuer_name=issuer,
+        subject_name=subject,
+        public_key=key,
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now - CLOCK_SKEW,
+        not_valid_after=now + lifetime,
+    )
+
+
+def _key_usage(**granted: bool) -> x509.KeyUsage:
+    usages = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{usage: granted.get(usage, False) for usage in usages})
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    kind = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
