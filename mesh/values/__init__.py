@@ -1,4 +1,4 @@
-"""Reads values files as Helm does: overlays in order, remembers where each value came from, refuses what makes no sense.
+"""Reads values files as Helm does: overlays in order, knows the line of every value, refuses what makes no sense.
 
 The first file is the chart's own (`helm/values.yaml`), the others are laid over it as `helm -f a -f b --set c=d` does.
 """
