@@ -1,0 +1,1 @@
+"""Health profiles, and the daily targets that follow from them."""
