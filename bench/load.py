@@ -1,0 +1,75 @@
+"""Closed-loop load: so many callers, each with one call open at a time, for a bounded number of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import httpx
+from nourish.food.v1.food_pb2 import GetFoodRequest
+from nourish.food.v1.food_pb2_grpc import FoodServiceStub
+
+from bench.processes import cpu_seconds
+
+CALLERS = 16
+WARM_UP_CALLS = 500
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured path: calls a second in this run, CPU of the server side per call, and latency."""
+
+    calls_per_second: float
+    cpu_us_per_call: float
+    p50_ms: float
+    p99_ms: float
+
+
+async def measure(call: Callable[[], Awaitable[object]], calls: int, pids: list[int]) -> Result:
+    """Makes `calls` calls with CALLERS callers; `pids` are the processes whose CPU counts."""
+    await _burst(call, WARM_UP_CALLS)
+    cpu, wall = cpu_seconds(pids), time.perf_counter()
+    latencies = sorted(await _burst(call, calls))
+    wall, cpu = time.perf_counter() - wall, cpu_seconds(pids) - cpu
+    return Result(
+        calls_per_second=calls / wall,
+        cpu_us_per_call=cpu / calls * 1e6,
+        p50_ms=latencies[len(latencies) // 2] * 1e3,
+        p99_ms=latencies[len(latencies) * 99 // 100] * 1e3,
+    )
+
+
+async def _burst(call: Callable[[], Awaitable[object]], calls: int) -> list[float]:
+    left = iter(range(calls))
+    latencies: list[float] = []
+
+    async def caller() -> None:
+        for _ in left:
+            start = time.perf_counter()
+            await call()
+            latencies.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return latencies
+
+
+async def grpc_read(address: str, name: str, calls: int, pids: list[int]) -> Result:
+    """GetFood over gRPC."""
+    async with grpc.aio.insecure_channel(address, options=[("grpc.default_authority", "mesh")]) as channel:
+        stub, request = FoodServiceStub(channel), GetFoodRequest(name=name)
+        return await measure(lambda: stub.GetFood(request, timeout=10), calls, pids)
+
+
+async def rest_read(url: str, calls: int, pids: list[int], uds: str | None = None) -> Result:
+    """The same read over HTTP/1.1 and JSON."""
+    limits = httpx.Limits(max_connections=CALLERS, max_keepalive_connections=CALLERS)
+    transport = httpx.AsyncHTTPTransport(limits=limits, uds=uds)
+    async with httpx.AsyncClient(transport=transport, timeout=10) as client:
+
+        async def get() -> None:
+            (await client.get(url)).raise_for_status()
+
+        return await measure(get, calls, pids)

@@ -1,0 +1,48 @@
+"""Child processes and what they cost, read from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+START_SECONDS = 30.0
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time that these processes have used so far."""
+    return sum(_ticks(pid) for pid in pids) / TICKS
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def resident_mb(pid: int) -> float:
+    """Proportional set size in MB: memory shared with others is counted in part."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@contextlib.contextmanager
+def server(*arguments: str, ready: Path) -> Iterator[int]:
+    """Runs `python -m <arguments>` until it has made the file or socket `ready`; gives its pid, ends it afterwards."""
+    process = subprocess.Popen([sys.executable, "-m", *arguments])
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{arguments[0]} did not start")
+            time.sleep(0.02)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
