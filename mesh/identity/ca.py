@@ -27,6 +27,7 @@ LEAF_LIFETIME = timedelta(hours=1)
 ROOT_LIFETIME = timedelta(days=365)
 # A root with less left than this is replaced when the authority is opened: no leaf may outlive it.
 ROOT_MARGIN = timedelta(days=30)
+# A leaf is valid from a little earlier, for readers whose clock is slow: this, or a tenth of its life if that is less.
 CLOCK_SKEW = timedelta(minutes=1)
 # Renewal is spread over this share of a leaf's life around its half, so that services do not all renew at once.
 JITTER = 0.1
@@ -41,7 +42,7 @@ class Identity:
     service: str
     spiffe_id: str
     folder: Path
-    serial: str  # lower-case hex, as Envoy's %DOWNSTREAM_PEER_SERIAL% prints it
+    serial: str  # as `hex_serial` gives it
     not_before: datetime  # UTC
     expires: datetime  # UTC
 
@@ -172,8 +173,14 @@ def read(folder: Path) -> Identity:
     return _identity(folder, x509.load_pem_x509_certificate((folder / files.CERTIFICATE).read_bytes()))
 
 
+def hex_serial(certificate: x509.Certificate) -> str:
+    """The serial number as Envoy prints it: lower-case hex, whole bytes."""
+    number = certificate.serial_number
+    return number.to_bytes((number.bit_length() + 7) // 8, "big").hex()
+
+
 def sds_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """The Envoy secrets (`...tls.v3.Secret`) that point at the files of `folder`, by the name of the file they go to."""
+    """The Envoy secrets (`...tls.v3.Secret`) that point at the files of `folder`, by file name."""
     kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
     watched = {"watched_directory": {"path": str(folder)}}
     certificate = {
@@ -197,7 +204,7 @@ def _identity(folder: Path, certificate: x509.Certificate) -> Identity:
         service=SpiffeId.parse(uris[0]).service,
         spiffe_id=uris[0],
         folder=folder,
-        serial=f"{certificate.serial_number:x}",
+        serial=hex_serial(certificate),
         not_before=certificate.not_valid_before_utc,
         expires=certificate.not_valid_after_utc,
     )
@@ -212,7 +219,7 @@ def _builder(
         subject_name=subject,
         public_key=key,
         serial_number=x509.random_serial_number(),
-        not_valid_before=now - CLOCK_SKEW,
+        not_valid_before=now - min(CLOCK_SKEW, lifetime / 10),
         not_valid_after=now + lifetime,
     )
 
