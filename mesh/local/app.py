@@ -19,12 +19,15 @@ CHECK_SECONDS = 10.0
 
 
 class App:
-    """One run after the other of `argv`, listening on the socket `listen`; `on_status` gets what it says it does."""
+    """One run after the other of `argv`, listening on the socket `listen`.
+
+    `env` is asked at each start; `on_status` gets what the app says that it does.
+    """
 
     def __init__(
         self,
         argv: list[str],
-        env: Mapping[str, str],
+        env: Callable[[], Mapping[str, str]],
         *,
         cwd: Path,
         listen: Path,
@@ -33,7 +36,7 @@ class App:
     ) -> None:
         self._argv, self._cwd, self._listen, self._log = argv, cwd, listen, log
         self._notify = NotifySocket(listen.with_name("notify.sock"), on_status)
-        self._env = {**env, "NOTIFY_SOCKET": str(self._notify.path)}
+        self._env = env
         self._child: Child | None = None
 
     @property
@@ -48,7 +51,8 @@ class App:
             StartError: it ended, or fell silent for two minutes; the end of its log is in the message.
         """
         await self._notify.open()
-        self._child = Child(self._argv, self._log, env=self._env, cwd=self._cwd)
+        env = {**self._env(), "NOTIFY_SOCKET": str(self._notify.path)}
+        self._child = Child(self._argv, self._log, env=env, cwd=self._cwd)
         try:
             await self._child.start()
             await self._ready(self._child)

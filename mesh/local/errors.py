@@ -7,6 +7,7 @@ class LocalError(Exception):
     """The runner cannot go on; the message is for a person and says what to do."""
 
     exit_code = 1
+    passing = False  # whether the same thing may work a moment later
 
 
 class MissingWheelError(LocalError):
@@ -49,3 +50,10 @@ class StartError(LocalError):
     """A process did not become ready."""
 
     exit_code = 8
+    passing = True
+
+
+class RefusedError(LocalError):
+    """The values are refused; each problem is a line of the message."""
+
+    exit_code = 2

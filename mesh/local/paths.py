@@ -28,7 +28,12 @@ class Paths:
     @classmethod
     def of(cls, root: Path, env: Mapping[str, str] = os.environ) -> Paths:
         """The paths of the mesh of the work tree `root`."""
-        return cls(Path(env.get("MESH_HOME") or root / ".mesh").resolve())
+        return cls.at(Path(env.get("MESH_HOME") or root / ".mesh"))
+
+    @classmethod
+    def at(cls, home: Path) -> Paths:
+        """The paths of the mesh that keeps its state in `home`."""
+        return cls(home.resolve())
 
     @property
     def run(self) -> Path:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from mesh.local import launch
-from mesh.local.errors import LocalError
+from mesh.local.errors import DiskFullError, LocalError
 
 MAX_LOG_BYTES = 10_000_000
-TAIL_LINES = 15
+TAIL_LINES, TAIL_BYTES = 15, 20_000
 KILL_SECONDS = 5.0
 # Start again after 0.25 s, doubling to 15 s, less up to half of it; a run of a minute was a good one.
 FIRST_DELAY, MAX_DELAY, GOOD_RUN_SECONDS = 0.25, 15.0, 60.0
@@ -85,16 +86,9 @@ class Child:
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), KILL_SECONDS)
 
-    def output(self) -> str:
-        """What this run has printed so far."""
-        with suppress(FileNotFoundError), self._log.open("rb") as log:
-            log.seek(self._offset)
-            return log.read().decode(errors="replace")
-        return ""
-
     def tail(self) -> str:
         """The last lines of that, for a message."""
-        return "\n".join(self.output().strip().splitlines()[-TAIL_LINES:])
+        return tail(self._log, self._offset)
 
 
 class Program(Protocol):
@@ -131,7 +125,7 @@ class Keeper:
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, after: Awaitable[object] | None = None) -> None:
+    def start(self, after: asyncio.Future[None] | None = None) -> None:
         """Begins, once `after` is done if given; returns at once."""
         self._task = asyncio.create_task(self._run(after), name=f"keep {self.name}")
 
@@ -139,7 +133,7 @@ class Keeper:
         """Returns when it was ready for the first time.
 
         Raises:
-            LocalError: it failed three times before it ever was; it is not tried again.
+            LocalError: it failed for good, or three times, before it ever was; it is not tried again.
         """
         await asyncio.shield(self._first)
 
@@ -153,10 +147,10 @@ class Keeper:
         self._turn(False)
         await self.program.stop()
 
-    async def _run(self, after: Awaitable[object] | None) -> None:
+    async def _run(self, after: asyncio.Future[None] | None) -> None:
         try:
             if after is not None:
-                await after
+                await asyncio.shield(after)  # others may wait for it too
             await self._keep()
         except LocalError as error:
             if not self._first.done():
@@ -169,10 +163,11 @@ class Keeper:
             began = time.monotonic()
             try:
                 await self.program.start()
-            except LocalError as error:
-                self._report(self.name, str(error))
-                if not self._first.done() and failures + 1 >= FATAL_FAILURES:
-                    raise
+            except (LocalError, OSError) as error:
+                reason = explain(error)
+                self._report(self.name, str(reason))
+                if not self._first.done() and (not reason.passing or failures + 1 >= FATAL_FAILURES):
+                    raise reason from None
             else:
                 self._turn(True)
                 if not self._first.done():
@@ -191,6 +186,15 @@ class Keeper:
             self._changed()
 
 
+def explain(error: LocalError | OSError) -> LocalError:
+    """An error as a person can use it."""
+    if isinstance(error, LocalError):
+        return error
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(f"the disk is full ({error.filename}): free some room and start again")
+    return LocalError(str(error))
+
+
 def backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row: doubling, bounded, with jitter so that not all start as one."""
     delay = min(MAX_DELAY, FIRST_DELAY * 2.0 ** max(0, failures - 1))
@@ -204,6 +208,14 @@ def describe_exit(code: int) -> str:
     with suppress(ValueError):
         return f"killed by {signal.Signals(-code).name}"
     return f"killed by signal {-code}"
+
+
+def tail(log: Path, offset: int = 0) -> str:
+    """The last lines of a log, of what was written after `offset`."""
+    with suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(offset, log.stat().st_size - TAIL_BYTES))
+        return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-TAIL_LINES:])
+    return ""
 
 
 def rotate(log: Path) -> None:

@@ -1,0 +1,305 @@
+"""The mesh on one machine: what runs, in which order it starts, and in which order it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+from nourish.mesh.v1 import control_pb2
+
+from mesh.identity import tokens
+from mesh.identity.ca import CertificateAuthority
+from mesh.local.app import App
+from mesh.local.control import ControlPlane, python_environment
+from mesh.local.envoy import Envoy
+from mesh.local.errors import LocalError, RefusedError
+from mesh.local.events import Event, Kind, ProcessState, State, now
+from mesh.local.paths import Paths
+from mesh.local.postgres import Postgres
+from mesh.local.process import Keeper
+from mesh.local.workload import Workload
+from mesh.topology import EDGE, Instance, Topology
+from mesh.values import ValuesError, ValuesFile, load, merge, read
+
+VALUES_POLL_SECONDS = 0.5
+
+
+class Mesh:
+    """Everything that `mesh up` runs. `port` is the edge's; `only` bounds it to these services and what they need."""
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Paths,
+        files: list[ValuesFile],
+        *,
+        port: int,
+        only: tuple[str, ...] | None = None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.edge = f"http://127.0.0.1:{port}"
+        self._root, self._paths, self._files, self._port, self._only = root, paths, files, port, only
+        self._on_event = on_event
+        self._since, self._phase = now(), "starting"
+        self._topology = self._part(load(files))
+        self._workloads: dict[str, Workload] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._rotation: asyncio.Task[None] | None = None
+        self._databases: dict[str, str] = {}  # URL by service
+        self._authority: CertificateAuthority | None = None
+        connections = self._topology.database.max_connections
+        self._postgres = Postgres(paths.home, paths.postgres_sockets, connections)
+        self._control = ControlPlane(root, paths, values=self._in_force, endpoints=self._endpoints)
+        self._keep_postgres = self._keeper("postgres", self._postgres)
+        self._keep_control = self._keeper("control", self._control)
+
+    async def start(self) -> None:
+        """Starts all, callees before callers, the edge last; returns when the edge serves.
+
+        Raises:
+            LocalError: something cannot start; what has started goes on until `stop`.
+        """
+        embedded = not self._topology.database.address
+        identities = self._spawn(self._issue(self._topology))
+        control = self._spawn(self._start_control(identities))
+        databases = self._spawn(self._start_databases(embedded))
+        self._start_workloads(self._topology, proxy_after=control, databases=databases)
+        await _first_failure([w.ready() for w in self._workloads.values()])
+        self._phase = "ready"
+        self._changed()
+        self._spawn(self._follow_values())
+
+    async def stop(self) -> None:
+        """Stops all: the edge first, then callers before callees, then the control plane, then PostgreSQL."""
+        self._phase = "stopping"
+        self._say("stopping", "mesh")
+        await _cancel([*self._tasks, *([self._rotation] if self._rotation else [])])
+        for service in (EDGE, *reversed(self._topology.start_order)):
+            await self._stop_workloads([w for w in self._workloads.values() if w.instance.service == service])
+        await self._stop_workloads(list(self._workloads.values()))
+        await self._keep_control.stop()
+        await self._keep_postgres.stop()
+
+    async def reconcile(self, topology: Topology) -> None:
+        """Starts the instances that `topology` adds and stops those it no longer has."""
+        wanted = {i.id for service in (*topology.services, EDGE) for i in topology.instances(service)}
+        gone = [w for w in self._workloads.values() if w.instance.id not in wanted]
+        self._topology = topology
+        await self._issue(topology)
+        ready = asyncio.get_running_loop().create_future()
+        ready.set_result(None)
+        databases = self._spawn(self._create_databases())
+        self._start_workloads(topology, proxy_after=ready, databases=databases)
+        await self._stop_workloads(gone)
+
+    # --- starting ---
+
+    async def _issue(self, topology: Topology) -> None:
+        """Certificates for all that has none yet, the token key, and from now on renewal."""
+        names = {name: topology.spiffe_id(name) for name in (*topology.services, EDGE)}
+        await _cancel([self._rotation] if self._rotation else [])
+        self._authority = await asyncio.to_thread(_issue_all, self._paths.identity, names)
+        self._rotation = asyncio.create_task(self._authority.rotate_forever(names), name="rotate certificates")
+
+    async def _start_control(self, identities: asyncio.Future[None]) -> None:
+        self._keep_control.start(identities)
+        await self._keep_control.ready()
+        self._spawn(self._control.report_forever())
+        self._paths.values.write_text(yaml.safe_dump(merge(self._files), sort_keys=False))
+
+    async def _start_databases(self, embedded: bool) -> None:
+        if embedded and any(s.database for s in self._topology.services.values()):
+            self._keep_postgres.start()
+            await self._keep_postgres.ready()
+        await self._create_databases()
+
+    async def _create_databases(self) -> None:
+        address = self._topology.database.address
+        for name, service in self._topology.services.items():
+            if service.database and name not in self._databases:
+                url = f"postgresql://{name}@{address}/{name}" if address else await self._postgres.create_database(name)
+                self._databases[name] = url
+
+    def _start_workloads(
+        self, topology: Topology, *, proxy_after: asyncio.Future[None], databases: asyncio.Future[None]
+    ) -> None:
+        for service in (*topology.start_order, EDGE):
+            new = [i for i in topology.instances(service) if i.id not in self._workloads]
+            callees = topology.start_order if service == EDGE else topology.services[service].calls
+            before = [w for w in self._workloads.values() if w.instance.service in callees]
+            edge_after = self._spawn(_all_ready(before, proxy_after)) if new and service == EDGE else proxy_after
+            for instance in new:
+                workload = self._workload(instance)
+                self._workloads[instance.id] = workload
+                workload.start(proxy_after=edge_after, app_after=databases)
+                self._say("starting", instance.id)
+                self._spawn(self._announce(workload))
+
+    async def _announce(self, workload: Workload) -> None:
+        with suppress(LocalError):  # `start` tells of that
+            await workload.ready()
+            self._say("ready", workload.instance.id)
+
+    def _workload(self, instance: Instance) -> Workload:
+        self._paths.instance(instance.id).mkdir(mode=0o700, exist_ok=True)
+        app = App(
+            [sys.executable, "-m", "mesh.edge" if instance.service == EDGE else f"services.{instance.service}"],
+            lambda: self._environment(instance),
+            cwd=self._root,
+            listen=self._paths.app_socket(instance.id),
+            log=self._paths.app_log(instance.id),
+            on_status=lambda text: self._status(instance.id, text),
+        )
+        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._trouble)
+
+    def _envoy(self, instance: Instance) -> Envoy:
+        paths, is_edge = self._paths, instance.service == EDGE
+        variables = {
+            "NODE_ID": instance.id,
+            "SERVICE": instance.service,
+            "SUBSET": instance.subset,
+            "ADMIN_SOCKET": str(paths.admin_socket(instance.id)),
+            "CONTROL_SOCKET": str(paths.control_socket),
+            "APP_SOCKET": str(paths.app_socket(instance.id)),
+            "EGRESS_SOCKET": str(paths.egress_socket(instance.id)),
+            "IDENTITY_DIR": str(paths.identity / instance.service),
+            "INBOUND_ADDRESS": "127.0.0.1",
+            "INBOUND_PORT": str(self._port if is_edge else 0),
+        }
+        return Envoy(
+            self._root / "envoy" / "sidecar.yaml",
+            variables,
+            folder=paths.instance(instance.id),
+            log=paths.envoy_log(instance.id),
+            listener=EDGE if is_edge else "inbound",
+            concurrency=2 if is_edge else 1,
+        )
+
+    def _environment(self, instance: Instance) -> dict[str, str]:
+        """The contract with `mesh.runtime.settings`."""
+        paths, service = self._paths, self._topology.services.get(instance.service)
+        env = {
+            **python_environment(self._root, paths),
+            "NOURISH_SERVICE": instance.service,
+            "NOURISH_INSTANCE": instance.id,
+            "NOURISH_SUBSET": instance.subset,
+            "NOURISH_LISTEN": f"unix:{paths.app_socket(instance.id)}",
+            "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
+            "NOURISH_CACHE_DIR": str(paths.cache),
+        }
+        if instance.service == EDGE:
+            env["NOURISH_ADMIN"] = f"unix:{paths.admin_socket(instance.id)}"
+        if service and service.database:
+            env["NOURISH_DATABASE_URL"] = self._databases[instance.service]
+            env["NOURISH_DATABASE_POOL"] = str(service.database.pool_size)
+        return env
+
+    # --- running ---
+
+    async def _follow_values(self) -> None:
+        """Follows what `mesh apply` records: replicas are the runner's business, all else the control plane's."""
+        path, seen = self._paths.values, self._paths.values.stat().st_mtime_ns
+        while True:
+            await asyncio.sleep(VALUES_POLL_SECONDS)
+            modified = path.stat().st_mtime_ns if path.exists() else seen
+            if modified != seen:
+                seen = modified
+                try:
+                    await self.reconcile(self._part(load(self._in_force())))
+                except (LocalError, ValuesError) as error:
+                    self._trouble("mesh", f"cannot follow {path}: {error}")
+
+    def _in_force(self) -> list[ValuesFile]:
+        """What the control plane is to have: what was last applied, or at first what this start was given."""
+        return read([self._paths.values]) if self._phase == "ready" else self._files
+
+    def _part(self, topology: Topology) -> Topology:
+        try:
+            return topology.needed_by(self._only) if self._only else topology
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+
+    def _endpoints(self) -> list[control_pb2.Endpoint]:
+        return [e for w in self._workloads.values() if (e := w.endpoint)]
+
+    async def _stop_workloads(self, workloads: Iterable[Workload]) -> None:
+        async def stop(workload: Workload) -> None:
+            self._say("stopping", workload.instance.id)
+            await workload.stop(self._control.settle)
+            self._workloads.pop(workload.instance.id, None)
+            self._say("stopped", workload.instance.id)
+
+        await asyncio.gather(*(stop(w) for w in workloads))
+        self._changed()
+
+    # --- telling ---
+
+    def _keeper(self, name: str, program: Postgres | ControlPlane) -> Keeper:
+        return Keeper(name, program, changed=self._changed, report=self._trouble)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks = [t for t in self._tasks if not t.done()] + [task]
+        return task
+
+    def _say(self, kind: Kind, subject: str, text: str = "") -> None:
+        self._on_event(Event(kind, subject, text))
+
+    def _status(self, instance: str, text: str) -> None:
+        if workload := self._workloads.get(instance):
+            workload.status = text
+        self._say("status", instance, text)
+
+    def _trouble(self, subject: str, text: str) -> None:
+        self._say("trouble", subject, text)
+
+    def _changed(self) -> None:
+        self._control.changed()
+        keepers = (self._keep_postgres, self._keep_control)
+        postgres, control = (ProcessState(k.program.pid, k.up, k.restarts) for k in keepers)
+        State(
+            pid=os.getpid(),
+            since=self._since,
+            phase=self._phase,
+            edge=self.edge,
+            root=str(self._root),
+            run=str(self._paths.run),
+            postgres=postgres if postgres.pid else None,
+            control=control,
+            instances=tuple(w.state for w in self._workloads.values()),
+        ).write(self._paths.state)
+
+
+def _issue_all(folder: Path, names: dict[str, str]) -> CertificateAuthority:
+    tokens.signing_key(folder)
+    authority = CertificateAuthority(folder)
+    for service, spiffe_id in names.items():
+        authority.issue(service, spiffe_id)
+    return authority
+
+
+async def _all_ready(workloads: list[Workload], first: asyncio.Future[None]) -> None:
+    await asyncio.shield(first)
+    await asyncio.gather(*(w.ready() for w in workloads))
+
+
+async def _first_failure(waits: Iterable[Coroutine[object, object, None]]) -> None:
+    """Waits for all; the first that fails ends the waiting."""
+    tasks = [asyncio.ensure_future(w) for w in waits]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels tasks and waits for their end, whatever it is."""
+    pending = list(tasks)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
