@@ -1,0 +1,25 @@
+"""Runs the control plane: `python -m mesh.xds --socket unix:/run/nourish/control.sock --jwks jwks.json`."""
+
+import logging
+from pathlib import Path
+
+import click
+import uvloop
+
+from mesh.xds.server import load, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@click.command()
+@click.option("--socket", required=True, help="Where to serve, a gRPC address: unix:/path.")
+@click.option("--jwks", required=True, type=Path, help="The public keys of user tokens (JSON Web Key Set).")
+@click.option("--contract", type=Path, default=ROOT / "gen/descriptors.binpb", help="The descriptor set.")
+@click.option("--lua", type=Path, default=ROOT / "envoy", help="The folder of the edge's Lua sources.")
+def main(socket: str, jwks: Path, contract: Path, lua: Path) -> None:
+    """Serves ADS and ControlService until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvloop.run(run(socket, load(contract, jwks, lua)))
+
+
+main()

@@ -1,0 +1,60 @@
+"""CDS: where a proxy may send calls. Its own application, and each subset of each service that it calls."""
+
+from __future__ import annotations
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.core.v3 import protocol_pb2
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from google.protobuf import any_pb2
+
+from mesh.xds import endpoints, pb, policies
+from mesh.xds.plan import NodePlan, Target
+from mesh.xds.policies import circuit_breakers
+
+APP = "app"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
+
+
+def clusters(node: NodePlan) -> list[cluster_pb2.Cluster]:
+    """Every cluster of a node; EDS clusters first need `endpoints.assignments`."""
+    return [app(node), *(upstream(node, target) for target in node.targets)]
+
+
+def app(node: NodePlan) -> cluster_pb2.Cluster:
+    """The application behind this proxy, on a Unix socket that nobody else reaches."""
+    breakers = circuit_breaker_pb2.CircuitBreakers(thresholds=[circuit_breakers.limits(node.limits)])
+    return cluster_pb2.Cluster(
+        name=APP,
+        type=cluster_pb2.Cluster.DiscoveryType.STATIC,
+        connect_timeout=pb.seconds(1),
+        load_assignment=endpoints.local(APP, node.node.app_socket),
+        circuit_breakers=breakers,
+        typed_extension_protocol_options={HTTP_OPTIONS: _http2(keepalive=False)},
+    )
+
+
+def upstream(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
+    """One subset of a service that this node calls."""
+    cluster = cluster_pb2.Cluster(
+        name=target.name,
+        type=cluster_pb2.Cluster.DiscoveryType.EDS,
+        eds_cluster_config=cluster_pb2.Cluster.EdsClusterConfig(eds_config=pb.ads()),
+        connect_timeout=pb.seconds(1),
+        typed_extension_protocol_options={HTTP_OPTIONS: _http2(keepalive=True)},
+    )
+    for policy in policies.CLUSTER:
+        cluster.MergeFrom(policy(node, target))
+    return cluster
+
+
+def _http2(*, keepalive: bool) -> any_pb2.Any:
+    options = protocol_pb2.Http2ProtocolOptions(
+        initial_stream_window_size=pb.uint32(STREAM_WINDOW), initial_connection_window_size=pb.uint32(CONNECTION_WINDOW)
+    )
+    if keepalive:  # finds a peer that vanished without a word; the other end is an Envoy, which minds no ping
+        options.connection_keepalive.CopyFrom(
+            protocol_pb2.KeepaliveSettings(interval=pb.seconds(30), timeout=pb.seconds(5))
+        )
+    explicit = HttpProtocolOptions.ExplicitHttpConfig(http2_protocol_options=options)
+    return pb.pack(HttpProtocolOptions(explicit_http_config=explicit))

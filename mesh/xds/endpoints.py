@@ -1,0 +1,46 @@
+"""EDS: which instances stand behind each cluster, by priority."""
+
+from __future__ import annotations
+
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+
+from mesh.xds import pb
+from mesh.xds.plan import Host, NodePlan, Target
+
+# Calls leave a priority only when nothing in it is healthy. Envoy's 140 % would send part of the stable subset's calls
+# to the canary as soon as fewer than 72 % of the stable instances are well.
+NO_SPILL_PERCENT = 10_000
+
+
+def assignments(node: NodePlan) -> list[endpoint_pb2.ClusterLoadAssignment]:
+    """The load assignment of every upstream cluster of a node."""
+    return [assignment(target) for target in node.targets]
+
+
+def assignment(target: Target) -> endpoint_pb2.ClusterLoadAssignment:
+    """The instances of a subset at priority 0, and those that it fails over to behind them."""
+    localities = [
+        endpoint_components_pb2.LocalityLbEndpoints(priority=priority, lb_endpoints=[_endpoint(h) for h in hosts])
+        for priority, hosts in enumerate(target.hosts)
+    ]
+    return endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=target.name,
+        endpoints=localities,
+        policy=endpoint_pb2.ClusterLoadAssignment.Policy(overprovisioning_factor=pb.uint32(NO_SPILL_PERCENT)),
+    )
+
+
+def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
+    """One Unix socket on the proxy's own machine."""
+    one = endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=pb.pipe(socket)))
+    one.endpoint.address.pipe.mode = 0  # a mode is for sockets that we bind
+    return endpoint_pb2.ClusterLoadAssignment(
+        cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[one])]
+    )
+
+
+def _endpoint(host: Host) -> endpoint_components_pb2.LbEndpoint:
+    address = pb.tcp(host.address, host.port)
+    return endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance)
+    )

@@ -1,0 +1,129 @@
+"""Which proxies there are, what is known of the mesh, and what each proxy shall therefore have. It holds no socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from mesh.contract import Contract
+from mesh.topology import EDGE, Instance, Topology
+from mesh.xds.plan import Host, Materials, Node, Plan, PlanError
+from mesh.xds.snapshot import Snapshot, SnapshotError, check_change, compile_node
+from mesh.xds.stream import Stream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Proxy:
+    """A proxy that is connected or was. It has two streams only while one instance replaces another."""
+
+    node: Node
+    snapshot: Snapshot | None = None
+    streams: list[Stream] = field(default_factory=list)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every open stream has answered to all of the last snapshot."""
+        return all(stream.settled for stream in self.streams)
+
+    @property
+    def refusals(self) -> frozenset[tuple[str, str]]:
+        """Open refusals, nonce and text."""
+        return frozenset(refusal for stream in self.streams for refusal in stream.refusals)
+
+
+class Fleet:
+    """The mesh as it is known now. Nothing is published until there are values and a first report of endpoints."""
+
+    def __init__(self, contract: Contract, materials: Materials) -> None:
+        self.contract = contract
+        self.topology: Topology | None = None
+        self.proxies: dict[str, Proxy] = {}
+        self.hosts: dict[str, tuple[Host, ...]] = {}  # by who reported them
+        self._materials = materials
+
+    @property
+    def published(self) -> bool:
+        """Whether proxies are told anything yet."""
+        return self.topology is not None and bool(self.hosts)
+
+    def connect(self, node: Node, stream: Stream) -> Proxy:
+        """A proxy opened a stream. It gets its snapshot now, if there is one for it."""
+        proxy = self.proxies.setdefault(node.id, Proxy(node))
+        proxy.node = node
+        proxy.streams.append(stream)
+        if self.topology is not None and self.published:
+            try:
+                proxy.snapshot = compile_node(self._plan(self.topology).node(node))
+            except (PlanError, SnapshotError) as error:
+                log.error("%s", error)
+        if proxy.snapshot:
+            stream.publish(proxy.snapshot)
+        return proxy
+
+    def disconnect(self, proxy: Proxy, stream: Stream) -> None:
+        """A stream ended."""
+        proxy.streams.remove(stream)
+
+    def check(self, topology: Topology) -> None:
+        """Compiles for every proxy that is known and every instance that the topology names, and publishes nothing.
+
+        Raises:
+            SnapshotError: a proxy's resources would contradict themselves or drop too much.
+        """
+        plan = self._plan(topology)
+        for node in self._nodes(topology):
+            known = self.proxies.get(node.id)
+            check_change(known.snapshot if known else None, compile_node(plan.node(node)))
+
+    def adopt(self, topology: Topology | None) -> list[Proxy]:
+        """Takes these values. Returns the proxies that are to get something new.
+
+        Raises:
+            SnapshotError: as `check`; nothing is changed.
+        """
+        if topology is not None:
+            self.check(topology)
+        self.topology = topology
+        return self._publish()
+
+    def report(self, source: str, hosts: Iterable[Host]) -> list[Proxy]:
+        """Takes all endpoints that one source knows. Returns the proxies that are to get something new."""
+        self.hosts = {**self.hosts, source: tuple(hosts)}
+        return self._publish()
+
+    def _publish(self) -> list[Proxy]:
+        if self.topology is None or not self.published:
+            return []
+        plan, changed = self._plan(self.topology), []
+        for proxy in self.proxies.values():
+            try:
+                snapshot = compile_node(plan.node(proxy.node))
+            except PlanError:
+                continue  # its service was removed: it keeps what it has until it is stopped
+            if proxy.snapshot and snapshot.versions == proxy.snapshot.versions:
+                continue
+            proxy.snapshot = snapshot
+            for stream in proxy.streams:
+                stream.publish(snapshot)
+            changed.append(proxy)
+        return changed
+
+    def _plan(self, topology: Topology) -> Plan:
+        hosts = tuple(host for reported in self.hosts.values() for host in reported)
+        return Plan(topology, self.contract, self._materials, hosts)
+
+    def _nodes(self, topology: Topology) -> list[Node]:
+        known = [p.node for p in self.proxies.values() if p.node.service == EDGE or p.node.service in topology.services]
+        expected = [_stand_in(i) for name in topology.services for i in topology.instances(name)]
+        expected.append(_stand_in(Instance(f"{EDGE}-0", EDGE, "stable")))
+        return [*known, *(node for node in expected if node.id not in self.proxies)]
+
+
+def _stand_in(instance: Instance) -> Node:
+    """A proxy that has not connected yet, as it would be in a cluster."""
+    run = "/run/nourish"
+    node = Node(instance.id, instance.service, instance.subset, f"{run}/app.sock", "", f"{run}/identity", "0.0.0.0", 1)  # noqa: S104
+    return replace(node, egress_socket=f"{run}/egress.sock")

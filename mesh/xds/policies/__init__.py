@@ -1,0 +1,39 @@
+"""What the mesh does to a call, one file a policy. Each is a pure function from plan facts to a proto fragment.
+
+The compiler merges the fragments in the order written here; for HTTP filters that is the order in which a request
+meets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mesh.contract import Method
+from mesh.xds.plan import NodePlan, Target
+from mesh.xds.policies import (
+    balancing,
+    circuit_breakers,
+    health_checks,
+    jwt,
+    outlier_detection,
+    rbac,
+    retries,
+    timeouts,
+    tls,
+)
+
+# Fragments of envoy.config.cluster.v3.Cluster, for every upstream cluster.
+CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
+    balancing.cluster,
+    tls.cluster,
+    circuit_breakers.cluster,
+    outlier_detection.cluster,
+    health_checks.cluster,
+)
+
+# Fragments of envoy.config.route.v3.RouteAction, for every method that a sidecar calls.
+EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
+
+# HTTP filters of the inbound listener: who calls, on whose behalf, and whether that user may.
+INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes)

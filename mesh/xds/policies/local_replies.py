@@ -1,0 +1,67 @@
+"""What a sidecar says when it answers by itself: a plain sentence, never the engine's own words.
+
+For gRPC the body becomes grpc-message, and Envoy maps the HTTP status to a gRPC status.
+"""
+
+from __future__ import annotations
+
+from envoy.config.accesslog.v3.accesslog_pb2 import (
+    AccessLogFilter,
+    ComparisonFilter,
+    ResponseFlagFilter,
+    StatusCodeFilter,
+)
+from envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+
+from mesh.xds import pb
+from mesh.xds.policies import retries
+
+SENTENCES = {
+    401: "A valid user token is needed.",
+    403: "This caller may not use this method.",
+    404: "There is no such method.",
+    408: "The deadline passed.",
+    503: "The service cannot be reached now.",
+    504: "The deadline passed.",
+}
+
+
+def inbound() -> LocalReplyConfig:
+    """First: a call that found no application to connect to (flag UF) did not start, and the caller may repeat it."""
+    not_started = ResponseMapper(
+        filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UF"])),
+        headers_to_add=[pb.header(retries.NOT_STARTED, "1")],
+        body_format_override=_text(SENTENCES[503]),
+    )
+    return LocalReplyConfig(mappers=[not_started, *_sentences()])
+
+
+def egress() -> LocalReplyConfig:
+    """Plain sentences."""
+    return LocalReplyConfig(mappers=_sentences())
+
+
+def _sentences() -> list[ResponseMapper]:
+    return [
+        ResponseMapper(filter=status(code), body_format_override=_text(sentence))
+        for code, sentence in SENTENCES.items()
+    ]
+
+
+def status(code: int) -> AccessLogFilter:
+    """Matches replies with this HTTP status."""
+    # Envoy wants a runtime key here; nothing sets it.
+    value = base_pb2.RuntimeUInt32(default_value=code, runtime_key="nourish.unused")
+    return AccessLogFilter(
+        status_code_filter=StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilter.Op.EQ, value=value))
+    )
+
+
+def _text(sentence: str) -> substitution_format_string_pb2.SubstitutionFormatString:
+    return substitution_format_string_pb2.SubstitutionFormatString(
+        text_format_source=base_pb2.DataSource(inline_string=sentence)
+    )

@@ -1,0 +1,67 @@
+"""RDS: one route a method, by its exact gRPC path; everything else is refused."""
+
+from __future__ import annotations
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3.route_components_pb2 import DirectResponseAction, Route, RouteAction, RouteMatch, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from mesh.contract import Method
+from mesh.xds import edge, pb, policies
+from mesh.xds.clusters import APP
+from mesh.xds.plan import Callee, NodePlan
+from mesh.xds.policies import canary, rbac, retries, timeouts
+
+INBOUND, EGRESS = "inbound", "egress"
+
+
+def routes(node: NodePlan) -> list[RouteConfiguration]:
+    """The route configurations of a node."""
+    return [edge.edge_routes(node)] if node.is_edge else [inbound(node), egress(node)]
+
+
+def inbound(node: NodePlan) -> RouteConfiguration:
+    """To the application: its own methods, health and reflection. Who may use which is RBAC's matter."""
+    methods = [_to_app(method) for method in node.methods]
+    support = [
+        Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=APP))
+        for prefix in (rbac.HEALTH, rbac.REFLECTION)
+    ]
+    return _config(INBOUND, [*methods, *support, refuse(404)])
+
+
+def egress(node: NodePlan) -> RouteConfiguration:
+    """To each method of each service that the values let this one call."""
+    calls = [route for callee in node.callees for method in callee.methods for route in call(callee, method)]
+    config = _config(EGRESS, [*calls, refuse(403)])
+    config.response_headers_to_remove.append(retries.NOT_STARTED)
+    return config
+
+
+def call(callee: Callee, method: Method) -> list[Route]:
+    """The routes of one method of one callee."""
+    action = RouteAction()
+    for policy in policies.EGRESS_ROUTE:
+        action.MergeFrom(policy(method))
+    return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
+
+
+def refuse(status: int) -> Route:
+    """Whatever no other route takes. Envoy maps 403 to PERMISSION_DENIED and 404 to UNIMPLEMENTED."""
+    body = base_pb2.DataSource(inline_string="refused")  # local_replies words it
+    return Route(
+        name="refused",
+        match=RouteMatch(prefix="/"),
+        direct_response=DirectResponseAction(status=status, body=body),
+    )
+
+
+def _to_app(method: Method) -> Route:
+    action = RouteAction(cluster=APP)
+    action.MergeFrom(timeouts.route(method))
+    return Route(name=method.path[1:], match=RouteMatch(path=method.path), route=action)
+
+
+def _config(name: str, routes: list[Route]) -> RouteConfiguration:
+    host = VirtualHost(name=name, domains=["*"], routes=routes)
+    return RouteConfiguration(name=name, virtual_hosts=[host], validate_clusters=pb.false())

@@ -1,0 +1,147 @@
+"""The resources of one node at one moment, with content-hash versions, and the checks before any proxy sees them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from google.protobuf import any_pb2, json_format
+
+from mesh.xds import clusters, endpoints, listeners, pb, routes
+from mesh.xds.plan import NodePlan
+
+PREFIX = "type.googleapis.com/"
+CDS = PREFIX + cluster_pb2.Cluster.DESCRIPTOR.full_name
+EDS = PREFIX + endpoint_pb2.ClusterLoadAssignment.DESCRIPTOR.full_name
+LDS = PREFIX + listener_pb2.Listener.DESCRIPTOR.full_name
+RDS = PREFIX + route_pb2.RouteConfiguration.DESCRIPTOR.full_name
+# Make before break: what is pointed at comes before what points at it.
+ORDER = (CDS, EDS, LDS, RDS)
+SHORT = {CDS: "cds", EDS: "eds", LDS: "lds", RDS: "rds"}
+
+Resources = Mapping[str, any_pb2.Any]  # by name
+
+
+class SnapshotError(Exception):
+    """The resources contradict themselves or drop too much; `problems` lists each with its node."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that one proxy is sent: by type URL, by name. `declared` are the clusters that the topology gives it."""
+
+    node: str
+    resources: Mapping[str, Resources]
+    declared: frozenset[str]
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The version of each type as a whole."""
+        return {type_url: version(self.resources[type_url]) for type_url in ORDER}
+
+
+def version(resources: Resources) -> str:
+    """A hash of names and contents: the same for the same meaning, in any process."""
+    digest = hashlib.sha256()
+    for name in sorted(resources):
+        value = resources[name].value
+        digest.update(f"{len(name)}:{name}{len(value)}:".encode() + value)
+    return digest.hexdigest()[:16]
+
+
+def compile_node(plan: NodePlan) -> Snapshot:
+    """Compiles and checks the resources of a node.
+
+    Raises:
+        SnapshotError: the result contradicts itself.
+    """
+    found = {
+        CDS: clusters.clusters(plan),
+        EDS: endpoints.assignments(plan),
+        LDS: listeners.listeners(plan),
+        RDS: routes.routes(plan),
+    }
+    problems = [p for messages in found.values() for p in _duplicates(messages)]
+    problems += _dangling(found[CDS], found[EDS], found[LDS], found[RDS])
+    if problems:
+        raise SnapshotError([f"{plan.node.id}: {p}" for p in problems])
+    packed = {type_url: {_name(m): pb.pack(m) for m in messages} for type_url, messages in found.items()}
+    return Snapshot(plan.node.id, packed, frozenset([clusters.APP, *(t.name for t in plan.targets)]))
+
+
+def check_change(old: Snapshot | None, new: Snapshot) -> None:
+    """Refuses to take away more than half of a node's clusters, unless the topology no longer declares them.
+
+    Raises:
+        SnapshotError: naming the clusters that would vanish.
+    """
+    if old is None:
+        return
+    before = old.resources[CDS].keys()
+    lost = (before - new.resources[CDS].keys()) & new.declared
+    if len(lost) * 2 > len(before):
+        raise SnapshotError([f"{new.node}: would drop {', '.join(sorted(lost))}, which the values still declare"])
+
+
+def as_json(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
+    """The resources in Envoy's own JSON form, by short type name."""
+    return {
+        SHORT[type_url]: [
+            json_format.MessageToDict(resources[name], preserving_proto_field_name=True) for name in sorted(resources)
+        ]
+        for type_url, resources in snapshot.resources.items()
+    }
+
+
+def _name(message: Any) -> str:
+    return str(getattr(message, "cluster_name", "") or message.name)
+
+
+def _duplicates(messages: Iterable[Any]) -> list[str]:
+    names = [_name(m) for m in messages]
+    return [f"{name} is there {names.count(name)} times" for name in sorted(set(names)) if names.count(name) > 1]
+
+
+def _dangling(cds: list[Any], eds: list[Any], lds: list[Any], rds: list[Any]) -> list[str]:
+    known = {c.name for c in cds}
+    wanted = {c.name for c in cds if c.type == cluster_pb2.Cluster.DiscoveryType.EDS}
+    assigned = {a.cluster_name for a in eds}
+    configured = {r.name for r in rds}
+    named = {http.rds.route_config_name for http in _connection_managers(lds)}
+    return [
+        *(f"no cluster {n!r}, which a route names" for n in sorted(_destinations(rds) - known)),
+        *(f"no endpoints for the cluster {n!r}" for n in sorted(wanted - assigned)),
+        *(f"endpoints for {n!r}, which is no EDS cluster" for n in sorted(assigned - wanted)),
+        *(f"no routes {n!r}, which a listener names" for n in sorted(named - configured)),
+        *(f"routes {n!r}, which no listener names" for n in sorted(configured - named)),
+    ]
+
+
+def _destinations(rds: list[Any]) -> set[str]:
+    actions = [r.route for config in rds for host in config.virtual_hosts for r in host.routes if r.HasField("route")]
+    single = {a.cluster for a in actions if a.cluster and not a.cluster_not_found_response_code}
+    return single | {c.name for a in actions for c in a.weighted_clusters.clusters}
+
+
+def _connection_managers(lds: list[Any]) -> list[Any]:
+    filters = [f for listener in lds for chain in listener.filter_chains for f in chain.filters]
+    managers = []
+    for each in filters:
+        http = HttpConnectionManager()
+        if each.typed_config.Unpack(http):
+            managers.append(http)
+    return managers
