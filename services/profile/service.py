@@ -1,0 +1,126 @@
+"""ProfileService: the methods of the contract, each for the verified user alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+from google.protobuf import empty_pb2
+from nourish.error.v1.reason_pb2 import Reason
+from nourish.profile.v1 import profile_pb2, profile_pb2_grpc
+from nourish.profile.v1.profile_pb2 import Profile
+
+from mesh.runtime import Context, auth, errors, pages
+from services.profile import domain, masks
+from services.profile.store import ProfileStore
+
+DEFAULT_PAGE_SIZE = 50
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
+    """Serves the profiles in `store`; `clock` gives the time, with a zone."""
+
+    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = _now) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def GetProfile(self, request: profile_pb2.GetProfileRequest, context: Context) -> Profile:
+        """Returns one of the user's profiles."""
+        return await self._get(request.name)
+
+    async def ListProfiles(
+        self, request: profile_pb2.ListProfilesRequest, context: Context
+    ) -> profile_pb2.ListProfilesResponse:
+        """Returns a page of the user's profiles, oldest first."""
+        user = auth.user()
+        scope = f"ListProfiles {user}".encode()
+        size = request.page_size or DEFAULT_PAGE_SIZE
+        after = None
+        if request.page_token:
+            cursor = pages.verify(request.page_token, scope=scope)
+            after = (datetime.fromisoformat(cursor["time"]), str(cursor["id"]))
+        found = await self._store.page(user, after, size + 1)
+        token = ""
+        if len(found) > size:
+            last = found[size - 1]
+            time = last.create_time.ToDatetime(UTC).isoformat()
+            token = pages.sign({"time": time, "id": _id_of(last.name)}, scope=scope)
+        return profile_pb2.ListProfilesResponse(profiles=found[:size], next_page_token=token)
+
+    async def CreateProfile(self, request: profile_pb2.CreateProfileRequest, context: Context) -> Profile:
+        """Adds a profile for the user."""
+        self._check_birth_date(request.profile)
+        profile = masks.merge(Profile(), request.profile, [masks.ALL])
+        return await self._store.create(auth.user(), profile, request.request_id, self._clock())
+
+    async def UpdateProfile(self, request: profile_pb2.UpdateProfileRequest, context: Context) -> Profile:
+        """Changes the fields in the mask, or those that are set."""
+        paths = list(request.update_mask.paths)
+        if found := masks.problems(paths):
+            raise errors.violations([("update_mask", problem) for problem in found])
+        self._check_birth_date(request.profile)
+
+        def change(before: Profile) -> Profile:
+            after = masks.merge(before, request.profile, paths)
+            # A repeat of a change that is there already succeeds: a retry must not fail on its own first attempt.
+            if after != before:
+                _check_etag(before, request.profile.etag)
+            return after
+
+        name = request.profile.name
+        updated = await self._store.update(auth.user(), _id_of(name), change, self._clock())
+        return _found(updated, name)
+
+    async def DeleteProfile(self, request: profile_pb2.DeleteProfileRequest, context: Context) -> empty_pb2.Empty:
+        """Deletes one of the user's profiles."""
+        there = await self._store.delete(
+            auth.user(), _id_of(request.name), lambda before: _check_etag(before, request.etag)
+        )
+        if not there and not request.allow_missing:
+            raise errors.not_found(request.name)
+        return empty_pb2.Empty()
+
+    async def GetTargets(self, request: profile_pb2.GetTargetsRequest, context: Context) -> profile_pb2.Targets:
+        """Computes the daily targets of one of the user's profiles."""
+        profile = await self._get(request.name.removesuffix("/targets"))
+        try:
+            targets = domain.targets(profile, self._today())
+        except domain.IncompleteError as error:
+            raise errors.ServiceError(
+                Reason.REASON_FAILED_PRECONDITION,
+                str(error),
+                metadata={"name": profile.name, "missing": ",".join(error.fields)},
+            ) from None
+        except domain.UnsupportedError as error:
+            raise errors.failed_precondition(str(error)) from None
+        targets.name = request.name
+        return targets
+
+    async def _get(self, name: str) -> Profile:
+        return _found(await self._store.get(auth.user(), _id_of(name)), name)
+
+    def _today(self) -> date:
+        return self._clock().date()
+
+    def _check_birth_date(self, profile: Profile) -> None:
+        if profile.HasField("birth_date") and (problem := domain.birth_date_problem(profile.birth_date, self._today())):
+            raise errors.invalid("profile.birth_date", problem)
+
+
+def _id_of(name: str) -> str:
+    return name.removeprefix("profiles/")
+
+
+def _found(profile: Profile | None, name: str) -> Profile:
+    if profile is None:
+        raise errors.not_found(name)
+    return profile
+
+
+def _check_etag(stored: Profile, etag: str) -> None:
+    if etag and etag != stored.etag:
+        raise errors.etag_mismatch(stored.name)
