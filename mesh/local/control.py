@@ -8,16 +8,20 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from nourish.mesh.v1 import control_pb2
-from nourish.mesh.v1.control_pb2_grpc import ControlServiceAsyncStub, ControlServiceStub
+from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.paths import Paths
 from mesh.local.process import Child, backoff
 from mesh.values import ValuesError, ValuesFile
+
+if TYPE_CHECKING:  # a name of the stub file alone
+    from nourish.mesh.v1.control_pb2_grpc import ControlServiceAsyncStub
 
 SOURCE = "local-runner"
 READY_SECONDS = 30.0

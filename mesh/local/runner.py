@@ -20,7 +20,7 @@ from mesh.local.errors import AlreadyRunningError, DiskFullError, LocalError, Po
 from mesh.local.events import Event
 from mesh.local.lock import Lock
 from mesh.local.paths import Paths, edge_port
-from mesh.local.process import end_leftovers, explain, rotate
+from mesh.local.process import end_leftovers, explain, rotate, tail
 from mesh.local.supervisor import Mesh
 from mesh.values import ValuesError, load, read
 
@@ -51,7 +51,7 @@ async def up(root: Path, *, services: tuple[str, ...] | None, values: list[Path]
 
 
 async def _up(root: Path, services: tuple[str, ...] | None, values: list[Path], on_event: OnEvent) -> None:
-    root, paths, files = root.absolute(), Paths.of(root), read(values)
+    paths, files = Paths.of(root), read(values)
     port = edge_port(load(files).edge.port)
     paths.prepare_home()
     with Lock(paths.lock) as held:

@@ -43,7 +43,7 @@ class Mesh:
         on_event: Callable[[Event], None],
     ) -> None:
         self.edge = f"http://127.0.0.1:{port}"
-        self._root, self._paths, self._files, self._port, self._only = root, paths, files, port, only
+        self._root, self._paths, self._files, self._port, self._only = root.absolute(), paths, files, port, only
         self._on_event = on_event
         self._since, self._phase = now(), "starting"
         self._topology = self._part(load(files))
@@ -54,7 +54,7 @@ class Mesh:
         self._authority: CertificateAuthority | None = None
         connections = self._topology.database.max_connections
         self._postgres = Postgres(paths.home, paths.postgres_sockets, connections)
-        self._control = ControlPlane(root, paths, values=self._in_force, endpoints=self._endpoints)
+        self._control = ControlPlane(self._root, paths, values=self._in_force, endpoints=self._endpoints)
         self._keep_postgres = self._keeper("postgres", self._postgres)
         self._keep_control = self._keeper("control", self._control)
 
