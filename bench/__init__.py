@@ -1,1 +1,1 @@
-"""Measurements, as ratios within one run. `make bench` runs them all and writes bench/results.json and bench/README.md."""
+"""Measurements, as ratios within one run. `make bench` runs them and writes results.json and README.md here."""

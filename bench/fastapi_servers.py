@@ -1,7 +1,8 @@
 """What (d) is held against: a FastAPI gateway that proxies with httpx to a FastAPI service, as teams write them.
 
-The service keeps the food in memory as a pydantic model and answers with a `response_model`; the gateway passes bytes on.
-Both run on uvloop and httptools, one worker each: `python -m bench.fastapi_servers service|gateway SOCKET FOOD.json|UPSTREAM`.
+The service keeps the food in memory as a pydantic model and answers with a `response_model`; the gateway passes bytes
+on. Both run on uvloop and httptools, one worker each: `python -m bench.fastapi_servers service|gateway SOCKET ARGUMENT`
+with the food's JSON file for the service and the service's socket for the gateway.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Foods(food_pb2_grpc.FoodServiceServicer):
     def __init__(self, food: food_pb2.Food) -> None:
         self._foods = {food.name: food}
 
-    async def GetFood(self, request: food_pb2.GetFoodRequest, context: Any) -> food_pb2.Food:  # noqa: N802, D102
+    async def GetFood(self, request: food_pb2.GetFoodRequest, context: Any) -> food_pb2.Food:
         return self._foods[request.name]
 
 

@@ -1,0 +1,94 @@
+"""The five paths of one read, side by side in one run: what the mesh costs, and what it is held against.
+
+(a) bare grpc.aio, (b) our `serve()` with all middleware, (c) through both sidecars, (d) REST through the edge, (e) REST
+through a FastAPI gateway that proxies with httpx to a FastAPI service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import load, processes
+
+CALLS = int(os.environ.get("BENCH_CALLS", "4000"))
+ROUNDS = 3  # each path is measured so often, in turn, and its best round counts: other work on the machine only adds
+
+
+def run() -> dict[str, Any]:
+    """Measures all paths; returns figures by path, the ratios that are goals, and memory by process in MB."""
+    with tempfile.TemporaryDirectory(prefix="nourish-bench-") as folder, _mesh(Path(folder)) as mesh:
+        name = _read_json(mesh, "/api/v1/foods:search?query=onion&pageSize=1")["results"][0]["food"]["name"]
+        food = Path(folder) / "food.json"
+        food.write_text(json.dumps(_read_json(mesh, f"/api/v1/{name}")))
+        rounds = [_round(Path(folder) / str(number), mesh, name, food) for number in range(ROUNDS)]
+        return {"paths": _best(rounds), "memory_mb": _memory(mesh), "calls": CALLS}
+
+
+def _round(folder: Path, mesh: dict[str, Any], name: str, food: Path) -> dict[str, load.Result]:
+    folder.mkdir()
+    instances = {i["id"]: i for i in mesh["instances"]}
+    apps = [instances[i] for i in ("food-0", "food-canary-0")]
+    sidecars = [instances["nutrition-0"]["envoy_pid"], *(i["envoy_pid"] for i in apps)]
+    app_pids = [i["pid"] for i in apps]
+    edge = [instances["edge-0"]["envoy_pid"], *(i["envoy_pid"] for i in apps), *app_pids]
+    found = {}
+    for kind in ("bare", "serve"):
+        with processes.server("bench.grpc_servers", kind, str(folder / kind), str(food), ready=folder / kind) as pid:
+            found[kind] = asyncio.run(load.grpc_read(f"unix:{folder / kind}", name, CALLS, [pid]))
+    egress = f"unix:{instances['nutrition-0']['egress']}"
+    found["sidecars"] = asyncio.run(load.grpc_read(egress, name, CALLS, [*sidecars, *app_pids]))
+    address = ("127.0.0.1", mesh["edge"]["port"])
+    found["edge"] = asyncio.run(load.rest_read(address, f"/api/v1/{name}", CALLS, edge))
+    service, gateway = folder / "service", folder / "gateway"
+    with (
+        processes.server("bench.fastapi_servers", "service", str(service), str(food), ready=service) as a,
+        processes.server("bench.fastapi_servers", "gateway", str(gateway), str(service), ready=gateway) as b,
+    ):
+        found["fastapi"] = asyncio.run(load.rest_read(str(gateway), f"/api/v1/{name}", CALLS, [a, b]))
+    return found
+
+
+def _best(rounds: list[dict[str, load.Result]]) -> dict[str, dict[str, float]]:
+    best = {path: min((r[path] for r in rounds), key=lambda result: result.cpu_us_per_call) for path in rounds[0]}
+    fastest = {path: max(r[path].calls_per_second for r in rounds) for path in rounds[0]}
+    return {path: {**asdict(result), "calls_per_second": fastest[path]} for path, result in best.items()}
+
+
+def _memory(mesh: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        i["id"]: {"app": processes.resident_mb(i["pid"]), "sidecar": processes.resident_mb(i["envoy_pid"])}
+        for i in mesh["instances"]
+    }
+
+
+@contextmanager
+def _mesh(folder: Path) -> Iterator[dict[str, Any]]:
+    """The whole mesh with its own state and port; gives the runner's state."""
+    home = Path(os.environ.get("BENCH_MESH_HOME", folder / "mesh"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = {**os.environ, "MESH_HOME": str(home), "MESH_PORT": str(port)}
+    command = [sys.executable, "-m", "mesh.cli"]
+    try:
+        subprocess.run([*command, "up", "--detach"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        yield json.loads((home / "state.json").read_text())
+    finally:
+        subprocess.run([*command, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)
+
+
+def _read_json(mesh: dict[str, Any], path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{mesh['edge']['port']}{path}", timeout=20) as answer:
+        return json.load(answer)
