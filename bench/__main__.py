@@ -1,4 +1,4 @@
-"""`python -m bench`: measures and writes bench/results.json and bench/README.md. BENCH_CALLS sets the calls per path."""
+"""`python -m bench`: measures, writes results.json and README.md here. BENCH_CALLS sets the calls per path."""
 
 import sys
 

@@ -64,11 +64,13 @@ async def grpc_read(address: str, name: str, calls: int, pids: list[int]) -> Res
 
 
 async def rest_read(target: str | tuple[str, int], path: str, calls: int, pids: list[int]) -> Result:
-    """The same read over HTTP/1.1 and JSON, on kept-alive connections; `target` is a socket's path, or host and port."""
+    """The same read over HTTP/1.1 and JSON, connections kept; `target` is a socket's path, or host and port."""
     connections: list[_Connection] = []
     for _ in range(CALLERS):
-        unix = isinstance(target, str)
-        streams = await (asyncio.open_unix_connection(target) if unix else asyncio.open_connection(*target))
+        if isinstance(target, str):
+            streams = await asyncio.open_unix_connection(target)
+        else:
+            streams = await asyncio.open_connection(*target)
         connections.append(_Connection(*streams, path))
     free = list(connections)
 
