@@ -1,0 +1,1 @@
+"""The nutrition service: what a recipe contains."""
