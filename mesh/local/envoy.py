@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import string
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from http.client import HTTPException, HTTPResponse
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -140,22 +142,39 @@ class Admin:
         return found
 
     async def _ask(self, method: str, path: str) -> bytes:
-        """HTTP/1.0: the answer is not chunked, and ends with the connection."""
+        """HTTP/1.1, one connection a question: Envoy refuses HTTP/1.0."""
         try:
             async with asyncio.timeout(ADMIN_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(str(self._socket))
                 try:
-                    writer.write(f"{method} {path} HTTP/1.0\r\nHost: admin\r\nContent-Length: 0\r\n\r\n".encode())
+                    writer.write(f"{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
                     answer = await reader.read()
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
             raise AdminError(f"{self._socket}: {error or 'no answer'}") from error
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status = head.partition(b"\r\n")[0].decode(errors="replace")
-        if " 200 " not in status:
-            raise AdminError(f"{method} {path}: {status}")
+        try:
+            status, body = _parse(answer)
+        except HTTPException as error:
+            raise AdminError(f"{method} {path}: {error!r}") from error
+        if status != 200:
+            raise AdminError(f"{method} {path}: status {status}")
         return body
+
+
+def _parse(answer: bytes) -> tuple[int, bytes]:
+    """Status and body (chunked or not) of a whole HTTP/1.1 answer."""
+    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]  # it asks for no more than `makefile`
+    response.begin()
+    return response.status, response.read()
+
+
+class _Received:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
 
 
 def render(template: Path, variables: Mapping[str, str]) -> str:

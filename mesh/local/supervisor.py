@@ -109,6 +109,7 @@ class Mesh:
     async def _start_control(self, identities: asyncio.Future[None]) -> None:
         self._keep_control.start(identities)
         await self._keep_control.ready()
+        self._say("ready", "control")
         self._spawn(self._control.report_forever())
         self._paths.values.write_text(yaml.safe_dump(merge(self._files), sort_keys=False))
 
@@ -116,6 +117,7 @@ class Mesh:
         if embedded and any(s.database for s in self._topology.services.values()):
             self._keep_postgres.start()
             await self._keep_postgres.ready()
+            self._say("ready", "postgres")
         await self._create_databases()
 
     async def _create_databases(self) -> None:
