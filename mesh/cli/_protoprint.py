@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from google.protobuf import descriptor_pb2 as d
-from google.protobuf import text_format
+from google.protobuf import text_encoding, text_format
 from google.protobuf.message import Message
 
 _TYPES = {v: k.removeprefix("TYPE_").lower() for k, v in d.FieldDescriptorProto.Type.items()}
@@ -43,7 +43,7 @@ def _options(options: Message) -> Iterator[tuple[str, str]]:
             elif isinstance(item, bool):
                 yield name, str(item).lower()
             elif isinstance(item, str):
-                yield name, '"' + text_format.text_encoding.CEscape(item.encode(), False) + '"'
+                yield name, '"' + text_encoding.CEscape(item.encode(), False) + '"'
             else:
                 yield name, str(item)
 

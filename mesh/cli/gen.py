@@ -1,7 +1,7 @@
 """`mesh gen`: the contracts in `protos/` become the committed code in `gen/`.
 
-buf checks and builds one descriptor set; Python is generated from that set by grpcio-tools, Go and TypeScript by their own
-plug-ins through `buf.gen.yaml`. Everything comes out of pinned packages: nothing is fetched but by pip, npm and go.
+buf checks and builds one descriptor set; Python is generated from that set by grpcio-tools, Go and TypeScript by their
+own plug-ins through `buf.gen.yaml`. Everything comes out of pinned packages: nothing is fetched but by pip, npm and go.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -106,9 +107,9 @@ def _validate_descriptor() -> descriptor_pb2.FileDescriptorProto:
     pool.AddSerializedFile(serialized)
     message_factory.GetMessageClassesForFiles(["google/protobuf/descriptor.proto", "buf/validate/validate.proto"], pool)
     kind = message_factory.GetMessageClass(pool.FindMessageTypeByName("google.protobuf.FileDescriptorProto"))
-    parsed = kind.FromString(serialized)
+    parsed: Any = kind.FromString(serialized)
     parsed.options.ClearField("go_package")
-    return parsed  # type: ignore[return-value]
+    return parsed  # type: ignore[no-any-return]
 
 
 def _prepare_plugins() -> None:

@@ -1,0 +1,97 @@
+"""`mesh apply`: an edit of the values, as one transaction over every proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli.failure import Exit, refused
+from mesh.cli.output import console, print_json, span
+from mesh.cli.place import json_option, paths, read_values, state, values_options
+from mesh.cli.token import Span
+
+if TYPE_CHECKING:
+    from nourish.mesh.v1 import control_pb2
+
+    from mesh.values import ValuesFile
+
+# What the control plane may need beyond the wait for the proxies: check, compile, and restore if it must.
+MARGIN_SECONDS = 20
+
+
+@click.command("apply")
+@values_options
+@click.option("--dry-run", is_flag=True, help="Check and say what would change; change nothing.")
+@click.option("--timeout", type=Span(), default="10s", show_default=True, help="How long to wait for the proxies.")
+@json_option
+def command(
+    overlays: tuple[Path, ...], sets: tuple[str, ...], dry_run: bool, timeout: timedelta, as_json: bool
+) -> None:
+    """Bring helm/values.yaml, with what is laid over it, into force in the running mesh.
+
+    Returns when every proxy has it. An edit that is wrong, or that a proxy refuses, changes nothing: exit code 5.
+    """
+    state()
+    files = read_values(overlays, sets)
+    answer = asyncio.run(_apply(files, dry_run, timeout.total_seconds()))
+    if answer.applied:
+        record(files, paths().values)
+    if as_json:
+        _print_json(answer)
+    elif not answer.errors:
+        _print(answer, dry_run)
+    if answer.errors:
+        if as_json:
+            raise click.exceptions.Exit(Exit.REFUSED)
+        raise refused(list(answer.errors))
+
+
+def record(files: list[ValuesFile], path: Path) -> None:
+    """Writes the effective values to `path`, in one step: a restart of the control plane is told these again."""
+    import yaml
+
+    from mesh import values
+
+    draft = path.with_suffix(".new")
+    header = "# The values in force, written by `mesh apply`, which overwrites it: edit helm/values.yaml.\n"
+    draft.write_text(header + yaml.safe_dump(values.merge(files), sort_keys=False, allow_unicode=True))
+    draft.replace(path)
+
+
+async def _apply(files: list[ValuesFile], dry_run: bool, seconds: float) -> control_pb2.ApplyValuesResponse:
+    from nourish.mesh.v1 import control_pb2
+
+    from mesh.cli.control import control_plane
+
+    request = control_pb2.ApplyValuesRequest(dry_run=dry_run)
+    request.timeout.FromTimedelta(timedelta(seconds=seconds))
+    for file in files:
+        request.files.add(path=file.path, content=file.text)
+    async with control_plane(paths()) as stub:
+        return await stub.ApplyValues(request, timeout=seconds + MARGIN_SECONDS)
+
+
+def _print_json(answer: control_pb2.ApplyValuesResponse) -> None:
+    from google.protobuf.json_format import MessageToDict
+
+    content: dict[str, Any] = MessageToDict(answer, always_print_fields_with_no_presence=True)
+    print_json(content)
+
+
+def _print(answer: control_pb2.ApplyValuesResponse, dry_run: bool) -> None:
+    out = console()
+    for change in answer.changes:
+        out.print(f"  {change}", markup=False)
+    if not answer.changes:
+        out.print("nothing changes: these values are in force already")
+    elif dry_run:
+        out.print("checked only: nothing was changed")
+    else:
+        count = len(answer.proxies)
+        took = span(answer.converged_in.ToTimedelta().total_seconds())
+        proxies = "no proxy had to change" if not count else f"all {count} proxies have it after {took}"
+        out.print(f"[green]applied[/] as {answer.revision[:12]}: {proxies}")

@@ -1,0 +1,136 @@
+"""`mesh status`: what runs, how it is, and what each proxy has."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli.failure import Failure
+from mesh.cli.output import console, print_json, table, until
+from mesh.cli.place import json_option, paths, state
+
+if TYPE_CHECKING:
+    from nourish.mesh.v1 import control_pb2
+
+    from mesh.identity.ca import Identity
+    from mesh.local.events import InstanceState, ProcessState, State
+    from mesh.local.paths import Paths
+
+
+@click.command("status")
+@json_option
+def command(as_json: bool) -> None:
+    """Show services, instances, processes, proxies and certificates."""
+    runs, where = state(), paths()
+    mesh = asyncio.run(_mesh(where))
+    certificates = _certificates(where, runs)
+    if as_json:
+        print_json(to_json(runs, mesh, certificates))
+    else:
+        _print(runs, mesh, certificates)
+
+
+def to_json(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity]) -> dict[str, Any]:
+    """The runner's state, with the control plane's view and the certificates. `control.answers` says if it has one."""
+    from google.protobuf.json_format import MessageToDict
+
+    content = asdict(runs)
+    content["control"]["answers"] = mesh is not None
+    view = MessageToDict(mesh, always_print_fields_with_no_presence=True) if mesh else {}
+    keys = {"revision": "", "epoch": "", "proxies": [], "endpoints": [], "canaryWeights": {}}
+    content.update({key: view.get(key, empty) for key, empty in keys.items()})
+    content["certificates"] = {
+        service: {
+            "spiffeId": identity.spiffe_id,
+            "serial": identity.serial,
+            "expires": identity.expires.isoformat(),
+            "overdue": identity.overdue,
+        }
+        for service, identity in certificates.items()
+    }
+    return content
+
+
+async def _mesh(where: Paths) -> control_pb2.GetMeshResponse | None:
+    from nourish.mesh.v1 import control_pb2
+
+    from mesh.cli.control import control_plane
+
+    try:
+        async with control_plane(where) as stub:
+            return await stub.GetMesh(control_pb2.GetMeshRequest(), timeout=5)
+    except Failure:
+        return None
+
+
+def _certificates(where: Paths, runs: State) -> dict[str, Identity]:
+    from mesh.identity.ca import read
+
+    found: dict[str, Identity] = {}
+    for service in dict.fromkeys(instance.service for instance in runs.instances):
+        try:
+            found[service] = read(where.identity / service)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity]) -> None:
+    out = console()
+    colour = "green" if runs.phase == "ready" else "yellow"
+    out.print(f"[bold {colour}]{runs.phase}[/]  {runs.edge}  up {until(datetime.fromisoformat(runs.since))}")
+    proxies = {proxy.node: proxy for proxy in mesh.proxies} if mesh else {}
+    weights = dict(mesh.canary_weights) if mesh else {}
+    columns = ("INSTANCE", "SUBSET", "STATE", "APP", "PROXY", "MESH PORT", "CONFIG", "CERTIFICATE ENDS", "RESTARTS")
+    rows = [
+        (
+            instance.id,
+            _subset(instance, weights),
+            "[green]ready[/]" if instance.ready else f"[yellow]{instance.status or 'not ready'}[/]",
+            _process(instance.app),
+            _process(instance.proxy),
+            str(instance.port or "-"),
+            _config(proxies.get(instance.id), known=mesh is not None),
+            _certificate(certificates.get(instance.service)),
+            str(instance.app.restarts + instance.proxy.restarts),
+        )
+        for instance in runs.instances
+    ]
+    out.print(table(columns, rows))
+    control = _process(runs.control) if mesh else "[red]does not answer (traffic goes on): see `mesh logs control`[/]"
+    out.print(f"control plane {control}, PostgreSQL {_process(runs.postgres) if runs.postgres else 'not ours'}")
+    if mesh:
+        out.print(f"values {mesh.revision[:12]}", style="dim")
+
+
+def _subset(instance: InstanceState, weights: dict[str, int]) -> str:
+    weight = weights.get(instance.service)
+    if not weight:
+        return instance.subset
+    return f"{instance.subset} {weight if instance.subset == 'canary' else 100 - weight} %"
+
+
+def _process(process: ProcessState) -> str:
+    if process.up:
+        return f"pid {process.pid}"
+    return f"[yellow]starting, pid {process.pid}[/]" if process.pid else "[red]down[/]"
+
+
+def _config(proxy: control_pb2.Proxy | None, *, known: bool) -> str:
+    if not known:
+        return "[dim]unknown[/]"
+    if proxy is None or not proxy.connected:
+        return "[red]not connected[/]"
+    if proxy.error:
+        return f"[red]refused: {proxy.error}[/]"
+    return "[green]synced[/]" if proxy.synced else "[yellow]waiting[/]"
+
+
+def _certificate(identity: Identity | None) -> str:
+    if identity is None:
+        return "[red]none[/]"
+    return f"[red]{until(identity.expires)}, overdue[/]" if identity.overdue else until(identity.expires)
