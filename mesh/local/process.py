@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import random
 import signal
@@ -167,6 +168,7 @@ class Keeper:
                 reason = explain(error)
                 self._report(self.name, str(reason))
                 if not self._first.done() and (not reason.passing or failures + 1 >= FATAL_FAILURES):
+                    reason.args = (f"{self.name}: {reason}",)
                     raise reason from None
             else:
                 self._turn(True)
@@ -214,8 +216,19 @@ def tail(log: Path, offset: int = 0) -> str:
     """The last lines of a log, of what was written after `offset`."""
     with suppress(FileNotFoundError), log.open("rb") as file:
         file.seek(max(offset, log.stat().st_size - TAIL_BYTES))
-        return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-TAIL_LINES:])
+        lines = file.read().decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
+        return "\n".join(readable(line) for line in lines)
     return ""
+
+
+def readable(line: str) -> str:
+    """A line of a log for a person: of a structured one, its message and what the error in it was."""
+    try:
+        entry = json.loads(line)
+        error = str(entry.get("exception", "")).strip().rpartition("\n")[2]
+        return str(entry["message"]) + (f": {error}" if error else "")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return line
 
 
 def rotate(log: Path) -> None:

@@ -193,3 +193,10 @@ async def test_a_large_log_is_put_aside_at_start(tmp_path: Path, monkeypatch: py
     await child.wait()
     assert log.read_text() == "new\n"
     assert (tmp_path / "log.1").read_text() == "old and large enough"
+
+
+def test_a_structured_log_line_is_shown_as_its_message_and_its_error() -> None:
+    line = '{"message": "the service stopped", "exception": "Traceback ...\\n  File ...\\nTypeError: not a str"}'
+    assert process.readable(line) == "the service stopped: TypeError: not a str"
+    for plain in ("plain text", "[1]", "3", '{"other": 1}'):
+        assert process.readable(plain) == plain
