@@ -6,9 +6,12 @@ Nothing asks the control plane or a service: `/health` is true even when the con
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from http.client import HTTPResponse
 from typing import Any
 
 from nourish.mesh.v1.edge_pb2 import (
@@ -86,18 +89,29 @@ def _worst(states: set[HealthState.ValueType]) -> HealthState.ValueType:
 
 
 async def _get(socket: str, path: str) -> bytes:
-    """One HTTP/1.1 GET over a Unix socket; Envoy's admin closes after it."""
+    """One HTTP/1.1 GET over a Unix socket (Envoy refuses HTTP/1.0), which Envoy's admin then closes."""
     async with asyncio.timeout(_ADMIN_TIMEOUT_SECONDS):
         try:
             reader, writer = await asyncio.open_unix_connection(socket)
         except FileNotFoundError as error:
             raise ConnectionError("the proxy's admin socket is not there") from error
         try:
-            writer.write(f"GET {path} HTTP/1.0\r\nHost: admin\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
             answer = await reader.read()
         finally:
             writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if b" 200 " not in head.partition(b"\r\n")[0]:
+    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]  # it asks for no more than `makefile`
+    response.begin()
+    if response.status != HTTPStatus.OK:
         raise ConnectionError("the proxy's admin socket refused the question")
-    return body
+    return response.read()
+
+
+class _Received:
+    """A whole answer, for http.client to take apart: Envoy sends a long one in chunks."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)

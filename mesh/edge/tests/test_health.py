@@ -59,9 +59,9 @@ async def test_a_silent_admin_socket_is_an_error_and_not_a_guess(tmp_path):
 
 async def test_the_answer_is_read_from_the_admin_socket(tmp_path):
     async def admin(reader, writer):
-        assert (await reader.readline()).startswith(b"GET /clusters?format=json")
+        assert await reader.readline() == b"GET /clusters?format=json HTTP/1.1\r\n"  # Envoy refuses HTTP/1.0
         body = json.dumps(clusters(food_stable=[host(1)])).encode()
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
         await writer.drain()
         writer.close()
 
