@@ -40,16 +40,16 @@ def _round(folder: Path, mesh: dict[str, Any], name: str, food: Path) -> dict[st
     folder.mkdir()
     instances = {i["id"]: i for i in mesh["instances"]}
     apps = [instances[i] for i in ("food-0", "food-canary-0")]
-    sidecars = [instances["nutrition-0"]["envoy_pid"], *(i["envoy_pid"] for i in apps)]
-    app_pids = [i["pid"] for i in apps]
-    edge = [instances["edge-0"]["envoy_pid"], *(i["envoy_pid"] for i in apps), *app_pids]
+    sidecars = [instances["nutrition-0"]["proxy"]["pid"], *(i["proxy"]["pid"] for i in apps)]
+    app_pids = [i["app"]["pid"] for i in apps]
+    edge = [instances["edge-0"]["proxy"]["pid"], *(i["proxy"]["pid"] for i in apps), *app_pids]
     found = {}
     for kind in ("bare", "serve"):
         with processes.server("bench.grpc_servers", kind, str(folder / kind), str(food), ready=folder / kind) as pid:
             found[kind] = asyncio.run(load.grpc_read(f"unix:{folder / kind}", name, CALLS, [pid]))
-    egress = f"unix:{instances['nutrition-0']['egress']}"
+    egress = f"unix:{mesh['run']}/nutrition-0/egress.sock"
     found["sidecars"] = asyncio.run(load.grpc_read(egress, name, CALLS, [*sidecars, *app_pids]))
-    address = ("127.0.0.1", mesh["edge"]["port"])
+    address = ("127.0.0.1", int(mesh["edge"].rpartition(":")[2]))
     found["edge"] = asyncio.run(load.rest_read(address, f"/api/v1/{name}", CALLS, edge))
     service, gateway = folder / "service", folder / "gateway"
     with (
@@ -68,7 +68,7 @@ def _best(rounds: list[dict[str, load.Result]]) -> dict[str, dict[str, float]]:
 
 def _memory(mesh: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {
-        i["id"]: {"app": processes.resident_mb(i["pid"]), "sidecar": processes.resident_mb(i["envoy_pid"])}
+        i["id"]: {"app": processes.resident_mb(i["app"]["pid"]), "sidecar": processes.resident_mb(i["proxy"]["pid"])}
         for i in mesh["instances"]
     }
 
@@ -90,5 +90,5 @@ def _mesh(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_json(mesh: dict[str, Any], path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{mesh['edge']['port']}{path}", timeout=20) as answer:
+    with urllib.request.urlopen(mesh["edge"] + path, timeout=20) as answer:
         return json.load(answer)

@@ -90,6 +90,14 @@ class Mesh:
         found: dict[str, Any] = json.loads((self.home / "state.json").read_text())
         return found
 
+    def instance(self, name: str) -> dict[str, Any]:
+        """What the runner says of one instance."""
+        return next(i for i in self.state()["instances"] if i["id"] == name)
+
+    def socket(self, instance: str, name: str) -> str:
+        """The path of an instance's `app`, `egress` or `admin` socket."""
+        return f"{self.state()['run']}/{instance}/{name}.sock"
+
     def token(self, user: str, *scopes: str, ttl: str = "1h") -> dict[str, str]:
         """The header that signs `user` in."""
         flags = [flag for scope in scopes for flag in ("--scope", scope)]

@@ -75,7 +75,7 @@ def test_a_client_without_a_mesh_certificate_gets_no_tls_session(mesh):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")
 def test_the_apps_socket_cannot_be_reached_by_another_user(mesh):
-    app = next(p["socket"] for p in mesh.state()["instances"] if p["id"] == "food-0")
+    app = mesh.socket("food-0", "app")
     script = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({app!r})"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
     other = subprocess.run(

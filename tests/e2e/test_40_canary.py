@@ -24,7 +24,7 @@ def values_as_shipped(mesh):
 
 def taken(mesh) -> dict[str, int]:
     """How many calls each subset of `food` has had from the edge, by the edge's own counters."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=mesh.state()["edge"]["admin"])) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=mesh.socket("edge-0", "admin"))) as client:
         text = client.get(
             "http://admin/stats", params={"filter": r"^cluster\.food\.(stable|canary)\.upstream_rq_total$"}
         ).text
@@ -83,7 +83,7 @@ async def test_a_header_forces_one_subset(mesh, choice, share):
 
 def test_no_process_is_restarted_by_a_weight(mesh):
     def pids() -> dict[str, tuple[int, int]]:
-        return {i["id"]: (i["pid"], i["envoy_pid"]) for i in mesh.state()["instances"]}
+        return {i["id"]: (i["app"]["pid"], i["proxy"]["pid"]) for i in mesh.state()["instances"]}
 
     before = pids()
     mesh.apply(canary(40))

@@ -27,7 +27,7 @@ def both_subsets_live(mesh):
 
 
 def pid_of(mesh, instance: str) -> int:
-    return next(i["pid"] for i in mesh.state()["instances"] if i["id"] == instance)
+    return mesh.instance(instance)["app"]["pid"]
 
 
 @pytest.mark.parametrize("instance", ["food-0", "food-canary-0"])
