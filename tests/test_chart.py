@@ -1,0 +1,301 @@
+"""The chart, rendered by Helm's own engine: it says of the mesh what `mesh up` reads out of the same values."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+from mesh.identity.ca import sds_files
+from mesh.local.envoy import binary
+from mesh.runtime.settings import settings
+from mesh.topology import EDGE, Topology
+from mesh.values import ValuesFile, load
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "helm"
+CONTROL = "control-plane"
+# One more service, one that is all canary, more of everything, another place.
+OVERLAY = """
+namespace: kitchen
+trustDomain: kitchen.example
+edge: { port: 9443, replicas: 3 }
+services:
+  food: { replicas: 4, canary: { replicas: 2, weight: 60 }, database: { poolSize: 7 } }
+  nutrition: { calls: [food, profile, meal-plan] }
+  meal-plan: { calls: [food], database: {} }
+  profile: { replicas: 0, canary: { replicas: 1, weight: 100 } }
+"""
+Documents = list[dict[str, Any]]
+
+
+def render(overlay: str = "{}") -> Documents:
+    with helm_python.Chart.load(CHART) as chart:
+        manifests = chart.render(helm_python.values_from_yaml(overlay), name="nourish", namespace="elsewhere")
+    return [document for text in manifests.values() for document in yaml.safe_load_all(text) if document]
+
+
+@pytest.fixture(scope="module", params=["{}", OVERLAY], ids=["values.yaml", "overlay"])
+def rendered(request: pytest.FixtureRequest) -> tuple[Topology, Documents]:
+    """What `mesh up` understands of the values, and what Helm makes of them."""
+    own = ValuesFile("values.yaml", (CHART / "values.yaml").read_text())
+    return load([own, ValuesFile("overlay.yaml", request.param)]), render(request.param)
+
+
+def of_kind(documents: Documents, kind: str) -> dict[str, dict[str, Any]]:
+    """By name; a name twice would be one resource too many."""
+    found = [d for d in documents if d["kind"] == kind]
+    names = Counter(d["metadata"]["name"] for d in found)
+    assert not [name for name, times in names.items() if times > 1]
+    return {d["metadata"]["name"]: d for d in found}
+
+
+def pods(documents: Documents) -> dict[str, dict[str, Any]]:
+    return {name: d["spec"]["template"]["spec"] for name, d in of_kind(documents, "Deployment").items()}
+
+
+def environment(pod: dict[str, Any]) -> dict[str, Any]:
+    return {e["name"]: e.get("value", e.get("valueFrom")) for e in pod["containers"][0]["env"]}
+
+
+def bootstraps(documents: Documents) -> dict[str, str]:
+    """The bootstrap that each Deployment's proxy gets."""
+    config = of_kind(documents, "ConfigMap")
+    names = {
+        name: next(v["configMap"]["name"] for v in pod["volumes"] if v["name"] == "envoy")
+        for name, pod in pods(documents).items()
+    }
+    return {name: config[source]["data"]["bootstrap.yaml"] for name, source in names.items()}
+
+
+def deployed(deployment: dict[str, Any]) -> tuple[str, str]:
+    """The service and subset of a Deployment, which its selector, its pods and its own labels agree on."""
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    return labels["app.kubernetes.io/name"], labels["nourish.local/subset"]
+
+
+def test_each_subset_with_instances_is_one_deployment_with_as_many_replicas(rendered):
+    topology, documents = rendered
+    expected = Counter((i.service, i.subset) for name in [*topology.services, EDGE] for i in topology.instances(name))
+    found = [(deployed(d), d["spec"]["replicas"]) for d in of_kind(documents, "Deployment").values()]
+    assert dict(found) == {**expected, (CONTROL, "stable"): 1}
+    assert len(found) == len(dict(found))
+
+
+def test_each_service_has_a_service_that_selects_all_its_subsets_and_no_others_pods(rendered):
+    topology, documents = rendered
+    services = of_kind(documents, "Service")
+    assert set(services) == {*topology.services, EDGE, CONTROL}
+    for name, service in services.items():
+        chosen = {
+            deployed(d)
+            for d in of_kind(documents, "Deployment").values()
+            if service["spec"]["selector"].items() <= d["spec"]["template"]["metadata"]["labels"].items()
+        }
+        assert {s for s, _ in chosen} <= {name}
+        if name in topology.services:
+            assert {subset for _, subset in chosen} == {i.subset for i in topology.instances(name)}
+
+
+def test_a_pods_namespace_and_service_account_are_its_spiffe_id(rendered):
+    topology, documents = rendered
+    accounts = of_kind(documents, "ServiceAccount")
+    assert set(accounts) == {*topology.services, EDGE, CONTROL}
+    for deployment in of_kind(documents, "Deployment").values():
+        service, _ = deployed(deployment)
+        account = accounts[deployment["spec"]["template"]["spec"]["serviceAccountName"]]["metadata"]
+        assert deployment["metadata"]["namespace"] == account["namespace"]
+        # What cert-manager's SPIFFE driver writes into the certificate of a pod.
+        spiffe_id = f"spiffe://{topology.trust_domain}/ns/{account['namespace']}/sa/{account['name']}"
+        assert spiffe_id == topology.spiffe_id(service)
+
+
+def test_every_resource_lies_in_the_namespace_of_the_values(rendered):
+    topology, documents = rendered
+    assert {d["metadata"]["namespace"] for d in documents} == {topology.namespace}
+
+
+def test_every_pod_has_a_proxy_that_starts_before_its_application_and_ends_after_it(rendered):
+    for pod in pods(rendered[1]).values():
+        (proxy,) = pod["initContainers"]
+        assert (proxy["command"], proxy["restartPolicy"]) == (["envoy"], "Always")
+        assert proxy["startupProbe"]
+        (svid,) = (v for v in pod["volumes"] if "csi" in v)
+        assert svid["csi"]["driver"] == "spiffe.csi.cert-manager.io"
+
+
+def test_an_applications_only_way_in_is_a_socket_that_it_shares_with_its_proxy(rendered):
+    for name, pod in pods(rendered[1]).items():
+        (app,) = pod["containers"]
+        assert "ports" not in app
+        (shared,) = (v["name"] for v in pod["volumes"] if v["name"] == "run" and "emptyDir" in v)
+        mounts = [
+            next(m["mountPath"] for m in c["volumeMounts"] if m["name"] == shared)
+            for c in (app, *pod["initContainers"])
+        ]
+        assert mounts == ["/run/nourish"] * 2, name
+
+
+def test_the_one_port_is_the_edges(rendered):
+    topology, documents = rendered
+    for service in of_kind(documents, "Service").values():
+        assert [(p["name"], p["port"], p["targetPort"]) for p in service["spec"]["ports"]] == [
+            ("grpc", topology.edge.port, "grpc")
+        ]
+    for pod in pods(documents).values():
+        assert pod["initContainers"][0]["ports"] == [{"name": "grpc", "containerPort": topology.edge.port}]
+
+
+def test_no_container_may_more_than_it_needs(rendered):
+    for pod in pods(rendered[1]).values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        assert not [v for v in pod["volumes"] if "hostPath" in v]
+        for container in (*pod["initContainers"], *pod["containers"]):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+            assert container["readinessProbe"]
+
+
+def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, monkeypatch):
+    _, documents = rendered
+    for name, deployment in of_kind(documents, "Deployment").items():
+        service, subset = deployed(deployment)
+        if service == CONTROL:
+            continue
+        env = environment(pods(documents)[name])
+        with monkeypatch.context() as patch:
+            for variable, value in env.items():
+                patch.setenv(variable, value if isinstance(value, str) else "elsewhere")
+            read = settings.__wrapped__()
+        assert (read.service, read.subset) == (service, subset)
+        assert env["NOURISH_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+        proxy = yaml.safe_load(bootstraps(documents)[name])
+        metadata = proxy["node"]["metadata"]
+        assert (read.listen, read.egress) == (f"unix:{metadata['app_socket']}", f"unix:{metadata['egress_socket']}")
+        admin = f"unix:{proxy['admin']['address']['pipe']['path']}"
+        assert read.admin == (admin if service == EDGE else "")
+
+
+def test_a_service_with_a_database_takes_its_address_from_its_own_secret(rendered):
+    topology, documents = rendered
+    for name, deployment in of_kind(documents, "Deployment").items():
+        service, _ = deployed(deployment)
+        stanza = topology.services.get(service)
+        env = environment(pods(documents)[name]) if service != CONTROL else {}
+        if stanza and stanza.database:
+            assert env["NOURISH_DATABASE_URL"] == {"secretKeyRef": {"name": f"{service}-database", "key": "url"}}
+            assert env["NOURISH_DATABASE_POOL"] == str(stanza.database.pool_size)
+        else:
+            assert not [variable for variable in env if "DATABASE" in variable]
+
+
+def test_the_control_plane_gets_the_values_that_are_in_force(rendered):
+    topology, documents = rendered
+    text = of_kind(documents, "ConfigMap")["values"]["data"]["values.yaml"]
+    assert load([ValuesFile("values.yaml", text)]) == topology
+
+
+def test_a_proxy_is_the_laptops_but_for_its_place(rendered):
+    topology, documents = rendered
+    laptop = yaml.safe_load(re.sub(r"\$\{\w+\}", "0", (ROOT / "envoy/sidecar.yaml").read_text()))
+    for name, text in bootstraps(documents).items():
+        if name == CONTROL:
+            continue
+        cluster = yaml.safe_load(text)
+        assert cluster["node"]["metadata"]["inbound_port"] == topology.edge.port
+        for part in ("dynamic_resources", "overload_manager", "stats_config", "watchdogs"):
+            assert cluster[part] == laptop[part]
+
+
+def test_the_identity_files_are_the_laptops_but_for_where_the_driver_writes():
+    files = of_kind(render(), "ConfigMap")["identity"]["data"]
+    text = json.dumps(sds_files(Path("/var/run/secrets/spiffe.io")))
+    for ours, drivers in (("cert.pem", "tls.crt"), ("key.pem", "tls.key"), ("ca.pem", "ca.crt")):
+        text = text.replace(ours, drivers)
+    assert {name: yaml.safe_load(f)["resources"] for name, f in files.items()} == {
+        name: [secret] for name, secret in json.loads(text).items()
+    }
+
+
+def test_a_proxy_takes_its_configuration_from_the_control_plane_alone_and_shows_it_its_own_identity(rendered):
+    topology, documents = rendered
+    for name, text in bootstraps(documents).items():
+        if name == CONTROL:
+            continue
+        (xds,) = yaml.safe_load(text)["static_resources"]["clusters"]
+        tls = xds["transport_socket"]["typed_config"]["common_tls_context"]
+        peers = tls["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+        assert [p["matcher"] for p in peers] == [{"exact": topology.spiffe_id(CONTROL)}]
+        (endpoint,) = (e["endpoint"] for group in xds["load_assignment"]["endpoints"] for e in group["lb_endpoints"])
+        assert endpoint["address"]["socket_address"] == {
+            "address": f"{CONTROL}.{topology.namespace}.svc",
+            "port_value": topology.edge.port,
+        }
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Callable[[str], str]:
+    """Puts a pod's paths under a scratch folder that holds the identity files."""
+    for name, text in of_kind(render(), "ConfigMap")["identity"]["data"].items():
+        path = tmp_path / "etc/nourish/identity" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("/var/run", f"{tmp_path}/var/run"))
+    (tmp_path / "var/run/secrets/spiffe.io").mkdir(parents=True)
+    return lambda text: text.replace("/etc/nourish", f"{tmp_path}/etc/nourish").replace("/run/nourish", f"{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["food-canary", CONTROL])
+def test_envoy_takes_the_bootstrap_and_the_name_of_its_pod(name, elsewhere, tmp_path):
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(elsewhere(bootstraps(render())[name]))
+    flags = pods(render())[name]["initContainers"][0]["args"][2:]
+    argv = [binary(), "--mode", "validate", "-c", path, *(f.replace("$(POD_NAME)", "food-canary-x7") for f in flags)]
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    ["services: {food: {replica: 2}}", "egde: {port: 1}", "services: {food: {replicas: two}}", "services: {edge: {}}"],
+)
+def test_what_the_schema_does_not_know_is_refused(overlay):
+    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError) as caught:
+        chart.render(helm_python.values_from_yaml(overlay), name="nourish")
+    assert "schema" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "why"),
+    [("services: {food: {lang: go}}", "services.food.lang"), ("services: {control-plane: {}}", "name is taken")],
+)
+def test_what_the_chart_cannot_run_is_refused_by_name(overlay, why):
+    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError, match=why):
+        chart.render(helm_python.values_from_yaml(overlay), name="nourish")
+
+
+def test_helm_finds_nothing_to_say_but_that_there_is_no_icon():
+    report = helm_python.lint(CHART, strict=True)
+    assert report["errors"] == []
+    assert [m["error"] for m in report["messages"]] == ["icon is recommended"]
+
+
+def test_a_packaged_chart_gives_what_the_folder_gives(tmp_path):
+    """The link to the repository's envoy/ is followed when the chart leaves the repository."""
+    with helm_python.Chart.load(helm_python.package(CHART, destination=tmp_path)) as packed:
+        manifests = packed.render(name="nourish", namespace="elsewhere")
+    documents = [d for text in manifests.values() for d in yaml.safe_load_all(text) if d]
+    assert documents == render()
