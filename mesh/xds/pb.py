@@ -7,7 +7,7 @@ from typing import Any
 from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.type.matcher.v3 import path_pb2, string_pb2
+from envoy.type.matcher.v3 import path_pb2, regex_pb2, string_pb2
 from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 
 
@@ -48,6 +48,11 @@ def exact(value: str) -> string_pb2.StringMatcher:
 def prefix(value: str) -> string_pb2.StringMatcher:
     """Matches every text that starts so."""
     return string_pb2.StringMatcher(prefix=value)
+
+
+def regex(value: str) -> string_pb2.StringMatcher:
+    """Matches every text that this RE2 expression matches as a whole."""
+    return string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=value))
 
 
 def path_exact(value: str) -> path_pb2.PathMatcher:

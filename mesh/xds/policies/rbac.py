@@ -47,7 +47,7 @@ def scopes(node: NodePlan) -> Any | None:
     unscoped = Permission(not_rule=_any_path(scoped))
     policies = {"unscoped": Policy(permissions=[unscoped], principals=[Principal(any=True)])}
     for needed, methods in by_scopes.items():
-        policies["+".join(needed)] = _policy([pb.path_exact(m.path) for m in methods], [_carries(needed)])
+        policies["+".join(needed)] = _policy([pb.path_exact(m.path) for m in methods], [carries(needed)])
     return _filter("scopes", policies)
 
 
@@ -63,7 +63,8 @@ def _identity(spiffe_id: str) -> Principal:
     return Principal(authenticated=Principal.Authenticated(principal_name=pb.exact(spiffe_id)))
 
 
-def _carries(needed: tuple[str, ...]) -> Principal:
+def carries(needed: tuple[str, ...]) -> Principal:
+    """Matches a request whose verified token has all of these scopes."""
     return Principal(and_ids=Principal.Set(ids=[Principal(sourced_metadata=_has_scope(scope)) for scope in needed]))
 
 

@@ -1,0 +1,114 @@
+"""RDS of the edge: an allow-list of exact gRPC paths.
+
+A REST request is on the catch-all until the transcoder has turned it into gRPC; then its route is found again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy
+from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, RouteMatch, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
+from envoy.extensions.filters.http.cors.v3 import cors_pb2
+from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import PerRouteConfig
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+
+from mesh.contract import Method
+from mesh.xds import pb, policies
+from mesh.xds.clusters import APP
+from mesh.xds.edge import filters
+from mesh.xds.plan import Callee, NodePlan
+from mesh.xds.policies import canary, jwt, rbac, retries, timeouts
+
+EDGE = "edge"
+# A page of another site, also one that has this address under its own name (DNS rebinding), finds nothing here.
+HOSTS = ("localhost", "127.0.0.1", "[::1]", "nourish.local")
+_REQUEST_HEADERS = "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-nourish-canary"
+_RESPONSE_HEADERS = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id"
+_PREFLIGHT_SECONDS = 600
+
+
+def edge_routes(node: NodePlan) -> RouteConfiguration:
+    """One route for each exposed method, and a catch-all that leads nowhere."""
+    own = [_to_app(method) for method in node.methods if method.exposed]
+    calls = [r for callee in node.callees for method in callee.methods if method.exposed for r in _call(callee, method)]
+    known = VirtualHost(
+        name=EDGE, domains=HOSTS, routes=[*own, *calls, _nowhere()], typed_per_filter_config={filters.CORS: _cors()}
+    )
+    strangers = VirtualHost(name="other hosts", domains=["*"], routes=[_nowhere()])
+    return RouteConfiguration(
+        name=EDGE,
+        virtual_hosts=[known, strangers],
+        validate_clusters=pb.false(),
+        response_headers_to_remove=[retries.NOT_STARTED],
+    )
+
+
+def _call(callee: Callee, method: Method) -> list[Route]:
+    action = RouteAction()
+    for policy in policies.EGRESS_ROUTE:
+        action.MergeFrom(policy(method))
+    return canary.routes(callee, _route(method), action)
+
+
+def _to_app(method: Method) -> Route:
+    route = _route(method)
+    route.route.MergeFrom(timeouts.route(method))
+    route.route.cluster = APP
+    return route
+
+
+def _route(method: Method) -> Route:
+    """All but where it leads."""
+    settings: dict[str, Any] = {
+        jwt.FILTER: PerRouteConfig(requirement_name=method.access),
+        # On this route from the start means gRPC: there is no JSON.
+        filters.JSON_CHECK: lua_pb2.LuaPerRoute(disabled=True),
+    }
+    if method.client_streaming:
+        settings[filters.BUFFER] = buffer_pb2.BufferPerRoute(disabled=True)
+    if method.scopes:
+        settings[filters.RBAC] = _scopes(method)
+    return Route(
+        name=method.path[1:],
+        # No `grpc` condition: a gRPC-Web request has another content type when it is first matched.
+        match=RouteMatch(path=method.path),
+        typed_per_filter_config={name: pb.pack(config) for name, config in settings.items()},
+    )
+
+
+def _scopes(method: Method) -> rbac_pb2.RBACPerRoute:
+    everything = Policy(permissions=[Permission(any=True)], principals=[rbac.carries(method.scopes)])
+    rules = RBAC(action=RBAC.Action.ALLOW, policies={"+".join(method.scopes): everything})
+    return rbac_pb2.RBACPerRoute(rbac=rbac_pb2.RBAC(rules=rules))
+
+
+def _nowhere() -> Route:
+    """404, and no question of tokens before it: what does not exist needs no sign-in."""
+    return Route(
+        name="nowhere",
+        match=RouteMatch(prefix="/"),
+        # Not a direct response: the CORS filter passes those by, and then no preflight is answered.
+        route=RouteAction(
+            cluster="nowhere",
+            cluster_not_found_response_code=RouteAction.ClusterNotFoundResponseCode.NOT_FOUND,
+        ),
+        typed_per_filter_config={jwt.FILTER: pb.pack(PerRouteConfig(disabled=True))},
+    )
+
+
+def _cors() -> Any:
+    """Pages served from this machine, on any port. Tokens are sent by hand: no credentials of the browser's own."""
+    hosts = "|".join(host.replace(".", r"\.").replace("[", r"\[").replace("]", r"\]") for host in HOSTS)
+    return pb.pack(
+        cors_pb2.CorsPolicy(
+            allow_origin_string_match=[pb.regex(f"https?://(?:{hosts})(?::[0-9]+)?")],
+            allow_methods="GET, POST, PUT, PATCH, DELETE",
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_RESPONSE_HEADERS,
+            max_age=str(_PREFLIGHT_SECONDS),
+        )
+    )
