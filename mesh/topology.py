@@ -122,9 +122,10 @@ class Topology:
         order: dict[str, None] = {}
 
         def visit(name: str) -> None:
-            for callee in self.services[name].calls:
-                visit(callee)
-            order[name] = None
+            if name not in order:
+                for callee in self.services[name].calls:
+                    visit(callee)
+                order[name] = None
 
         for name in self.services:
             visit(name)
