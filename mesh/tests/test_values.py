@@ -1,0 +1,248 @@
+"""What values become, and how they are refused: every problem at once, each with its file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mesh.contract import Contract
+from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
+from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
+
+
+def problems(*texts: str) -> list[str]:
+    """The problems of values files named 0.yaml, 1.yaml, ..."""
+    with pytest.raises(ValuesError) as refusal:
+        load([ValuesFile(f"{n}.yaml", text) for n, text in enumerate(texts)])
+    assert str(refusal.value) == "\n".join(refusal.value.problems)
+    return refusal.value.problems
+
+
+def services(stanza: str) -> str:
+    """Values with the service `food`, whose stanza begins on line 3, and `profile`."""
+    indented = "".join(f"    {line}\n" for line in stanza.splitlines())
+    return f"services:\n  food:\n{indented}  profile: {{}}\n"
+
+
+def test_our_own_values_hold_and_agree_with_our_contracts() -> None:
+    assert check(load(read([CHART_VALUES])), Contract.read()) == []
+
+
+def test_a_stanza_of_nothing_takes_all_defaults() -> None:
+    assert load([ValuesFile("v.yaml", "services: {food: {}}")]) == Topology({"food": Service("food")})
+
+
+def test_every_value_reaches_the_model() -> None:
+    text = """
+namespace: prod
+trustDomain: example.org
+image: {repository: registry.example/nourish, tag: "1.10"}
+edge: {port: 9000, replicas: 2, maxRequestBytes: 2048}
+database: {address: "db.example:5432", maxConnections: 50}
+services:
+  food:
+    calls: [profile]
+    lang: go
+    replicas: 2
+    canary: {replicas: 1, weight: 25}
+    database: {poolSize: 7}
+    limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
+  profile: {database: {}}
+"""
+    topology = load([ValuesFile("v.yaml", text)])
+    food = Service("food", ("profile",), "go", 2, Canary(1, 25), ServiceDatabase(7), Limits(1, 2, 3))
+    assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
+    assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
+    assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
+    assert (topology.edge.port, topology.edge.replicas, topology.edge.max_request_bytes) == (9000, 2, 2048)
+    assert (topology.database.address, topology.database.max_connections) == ("db.example:5432", 50)
+
+
+@pytest.mark.parametrize(
+    ("stanza", "problem"),
+    [
+        ("replcas: 3", "0.yaml:3: services.food: unknown key 'replcas'; did you mean 'replicas'?"),
+        (
+            "canary:\n  replicas: 1\n  weight: 300",
+            "0.yaml:5: services.food.canary.weight: 300 is more than the maximum of 100",
+        ),
+        ("replicas: -1", "0.yaml:3: services.food.replicas: -1 is less than the minimum of 0"),
+        ("lang: pyton", "services.food.lang: 'pyton' is none of python, go, typescript; did you mean 'python'?"),
+        ("replicas: two", "services.food.replicas: 'two' is not a whole number"),
+        ("replicas: 1.5", "services.food.replicas: 1.5 is not a whole number"),
+        ("replicas: yes", "services.food.replicas: true is not a whole number"),
+        ("calls: profile", "services.food.calls: 'profile' is not a list"),
+        ("calls: [profile, profile]", "services.food.calls: names 'profile' twice"),
+        ("database: 5", "services.food.database: 5 is not a map"),
+        ("database:", "0.yaml:3: services.food.database: is empty, and Helm drops what is empty; write {}"),
+        (
+            "calls:\n- profile\n- profle",
+            "0.yaml:5: services.food.calls[1]: there is no service 'profle'; did you mean 'profile'?",
+        ),
+        ("calls: [food]", "services.food.calls[0]: 'food' is the service itself"),
+        ("calls: [edge]", "services.food.calls[0]: no service can call the edge"),
+        ("canary: {weight: 5}", "services.food.canary.weight: canary takes 5 % of the calls but has no instance"),
+        ("replicas: 0", "0.yaml:3: services.food.replicas: stable takes 100 % of the calls but has no instance"),
+    ],
+)
+def test_a_mistake_in_a_service_is_named_with_its_line_and_its_cure(stanza: str, problem: str) -> None:
+    (found,) = problems(services(stanza))
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("services: {edge: {}}", "services.edge: is no service name. "),
+        ("services: {Food: {}}", "services.Food: is no service name. "),
+        ("services: {food-canary: {}}", "services.food-canary: is no service name. "),
+        ("services: {food-: {}}", "services.food-: is no service name. "),
+        ("services: {}", "0.yaml:1: services: is empty"),
+        ("namespace: x", "'services' is missing"),
+        ("", "'services' is missing"),
+        (
+            "services: {a: {}}\nimage: {tag: 1.10}",
+            "0.yaml:2: image.tag: 1.1 is not a text. The image's tag, in quotation marks",
+        ),
+        ("services: {a: {}}\ndatabase: {address: here}", "database.address: 'here' does not fit. host:port"),
+    ],
+)
+def test_a_mistake_in_the_rest_is_named_too(text: str, problem: str) -> None:
+    (found,) = problems(text)
+    assert problem in found
+
+
+def test_a_canary_may_take_all_when_stable_has_no_instance() -> None:
+    text = services("replicas: 0\ncanary: {replicas: 1, weight: 100}")
+    assert load([ValuesFile("v.yaml", text)]).services["food"].live_subsets == ("canary",)
+
+
+def test_a_cycle_is_printed_as_the_way_round() -> None:
+    text = "services:\n  a: {calls: [b]}\n  b: {calls: [c]}\n  c: {calls: [a]}\n"
+    assert problems(text) == ["0.yaml:4: services.c.calls: form a cycle: a -> b -> c -> a"]
+
+
+def test_pools_that_do_not_fit_are_refused_with_the_arithmetic() -> None:
+    text = """database: {maxConnections: 30}
+services:
+  food: {replicas: 2, canary: {replicas: 1}, database: {poolSize: 5}}
+  profile: {database: {poolSize: 6}}
+"""
+    assert problems(text) == [
+        "0.yaml:1: database.maxConnections: the pools of all instances need 21 connections "
+        "(food 5 x 3 + profile 6 x 1), but 20 are there (30 - 10 in reserve); raise it to 31 or lower a poolSize"
+    ]
+    assert load([ValuesFile("v.yaml", text.replace("30", "31"))])
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_files_and_lines() -> None:
+    first = services("replcas: 1\ncanary: {weight: 300}\ncalls: [profle]")
+    found = problems(first, "edge: {port: 0}\nservices: {food: {lang: rust}}\n")
+    assert [problem.split(" ")[0] for problem in found] == [
+        "0.yaml:3:",
+        "0.yaml:4:",
+        "0.yaml:5:",
+        "1.yaml:1:",
+        "1.yaml:2:",
+    ]
+
+
+def test_a_problem_is_told_once_and_not_with_what_only_follows_from_it() -> None:
+    """Without its canary replicas the weight of 5 would have no instance: a consequence, not another mistake."""
+    (found,) = problems(services("canary: {replicas: one, weight: 5}"))
+    assert "services.food.canary.replicas" in found
+
+
+def test_a_value_is_blamed_on_the_file_that_said_it_last() -> None:
+    (found,) = problems(services("replicas: 1"), "services: {food: {replicas: 1000}}")
+    assert found.startswith("1.yaml:1: services.food.replicas: 1000 is more")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("services:\n\tfood: {}\n", "0.yaml:2: a tab cannot indent YAML; use spaces"),
+        ("a: 1\nb: 2\na: 3\n", "0.yaml:3: the key 'a' stands here again; it is also on line 1"),
+        ("a:\n  b: {c: 1, c: 2}\n", "0.yaml:2: the key 'c' stands here again"),
+        ("- 1\n", "0.yaml:1: values must be a map of names to values"),
+        ("5\n", "0.yaml:1: values must be a map of names to values"),
+        ("a: 1\n---\nb: 1\n", "holds more than one document"),
+        ("a: 1\nb: [1\n", "0.yaml:3: is not YAML: "),
+        ("a: b: c\n", "0.yaml:1: is not YAML: mapping values are not allowed here"),
+        ("a: *nobody\n", "0.yaml:1: is not YAML: found undefined alias 'nobody'"),
+        ("a: 1\n\nb: \x07\n", r"0.yaml:3: the character '\x07' may not stand in YAML"),
+        ("? [a]\n: b\n", "0.yaml:1: a key must be a name"),
+        ("~: b\n", "0.yaml:1: a key must be a name"),
+        ("a: .nan\n", "0.yaml:1: .nan is no number that JSON can hold"),
+        ("a: !!timestamp 2024-01-01\n", "0.yaml:1: the tag 'tag:yaml.org,2002:timestamp' has no meaning here"),
+        ("a: &a [*a]\n", "0.yaml: is nested too deeply, or an alias holds itself"),
+        ("a: " + "[" * 1000, "0.yaml: is nested too deeply"),
+        ("a: 1\nb: {<<: 5}\n", "0.yaml:2: '<<' takes a map or a list of maps"),
+    ],
+)
+def test_what_is_not_yaml_for_us_is_refused_with_its_line(text: str, problem: str) -> None:
+    (found,) = problems(text)
+    assert problem in found
+
+
+def test_aliases_cannot_make_a_small_file_huge() -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+    )
+    assert problems(bomb) == ["0.yaml: holds more than 100000 values"]
+
+
+def test_broken_files_are_all_named() -> None:
+    assert [problem.split(" ")[0] for problem in problems("a: [", "- 1")] == ["0.yaml:1:", "1.yaml:1:"]
+
+
+def test_a_wrong_assignment_is_named_as_it_was_given() -> None:
+    with pytest.raises(ValuesError) as refusal:
+        load(read([CHART_VALUES], ["edge.port=0", "services.food.replicas=2"]))
+    (problem,) = refusal.value.problems
+    assert problem.startswith("--set edge.port=0: edge.port: 0 is less than the minimum of 1")
+
+
+def test_every_malformed_assignment_is_named() -> None:
+    with pytest.raises(ValuesError) as refusal:
+        read([CHART_VALUES], ["edge.port", "edge.port=1", "a={x"])
+    assert refusal.value.problems == [
+        "--set edge.port: edge.port has no value; write name=value",
+        "--set a={x: the list of a has no '}'",
+    ]
+
+
+def test_files_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
+    (tmp_path / "latin1.yaml").write_bytes(b"a: \xe9")
+    with pytest.raises(ValuesError) as refusal:
+        read([tmp_path / "none.yaml", tmp_path, tmp_path / "latin1.yaml"])
+    assert refusal.value.problems == [
+        f"{tmp_path}/none.yaml: no such file or directory",
+        f"{tmp_path}: is a directory",
+        f"{tmp_path}/latin1.yaml: is not UTF-8 text",
+    ]
+
+
+def test_no_files_are_no_values() -> None:
+    with pytest.raises(ValuesError, match="give at least one file"):
+        merge([])
+
+
+def test_a_value_is_found_where_it_was_written() -> None:
+    files = [ValuesFile("a.yaml", services("replicas: 1")), ValuesFile("b.yaml", "\nservices: {food: {replicas: 2}}")]
+    assert locate(files, "services", "food", "replicas") == "b.yaml:2"
+    assert locate(files, "services", "profile") == "a.yaml:4"
+    assert locate(files, "services", "food", "canary", "weight") == "b.yaml:2"
+
+
+def test_a_stanza_without_a_contract_and_a_contract_without_a_stanza_are_named() -> None:
+    contract = Contract.read()
+    rest = {name: Service(name) for name in contract.methods if name not in ("edge", "food")}
+    missing, stray = sorted(
+        check(Topology({**rest, "foood": Service("foood")}), contract), key=lambda p: "missing" not in p
+    )
+    assert "services.food: is missing" in missing
+    assert "add `food: {}` to the values" in missing
+    assert "services.foood: there is no contract for it" in stray
+    assert "did you mean 'food'?" in stray
