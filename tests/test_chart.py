@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import ssl
 import subprocess
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import helm_python
+import httpx
 import pytest
 import yaml
+from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
-from mesh.identity.ca import sds_files
-from mesh.local.envoy import binary
+from mesh.identity import tokens
+from mesh.identity.ca import CertificateAuthority, sds_files
+from mesh.local.envoy import Envoy, binary
+from mesh.local.process import Child
 from mesh.runtime.settings import settings
 from mesh.topology import EDGE, Topology
 from mesh.values import ValuesFile, load
@@ -266,6 +277,91 @@ def test_envoy_takes_the_bootstrap_and_the_name_of_its_pod(name, elsewhere, tmp_
     argv = [binary(), "--mode", "validate", "-c", path, *(f.replace("$(POD_NAME)", "food-canary-x7") for f in flags)]
     done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+class Cluster:
+    """The chart's control plane and proxies as processes of this machine: other folders, ports and address, no more."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.documents, self.folder, self._stack = render(), folder, stack
+        self.authority = CertificateAuthority(folder / "identity")
+
+    async def proxy(self, name: str, service: str, listener: str, control_port: int = 0) -> Envoy:
+        """Starts the Envoy of a Deployment, with an identity; returns when its listener is bound."""
+        pod = self.folder / name
+        pod.mkdir()
+        identity = self.authority.issue(service, f"spiffe://nourish.local/ns/nourish/sa/{service}").folder
+        text = bootstraps(self.documents)[name]
+        for in_a_pod, here in (
+            ("/run/nourish", str(pod)),
+            ("/etc/nourish/identity", str(identity)),
+            ("0.0.0.0", "127.0.0.1"),
+            ("control-plane.nourish.svc", "127.0.0.1"),
+            ("port_value: 8080", f"port_value: {control_port}"),
+            ("inbound_port: 8080", "inbound_port: 0"),
+        ):
+            text = text.replace(in_a_pod, here)
+        (pod / "rendered.yaml").write_text(text)
+        envoy = Envoy(pod / "rendered.yaml", {}, folder=pod, log=pod / "envoy.log", listener=listener, concurrency=1)
+        self._stack.push_async_callback(envoy.stop)
+        await envoy.start()
+        return envoy
+
+    async def control_plane(self) -> int:
+        """Starts the control plane as its Deployment says and tells it the values; returns its proxy's port."""
+        proxy = await self.proxy(CONTROL, CONTROL, "control")
+        (self.folder / "jwks.json").write_text(tokens.public_jwks(self.folder / "identity"))
+        (app,) = pods(self.documents)[CONTROL]["containers"]
+        socket = f"unix:{self.folder}/{CONTROL}/control.sock"
+        args = [
+            socket if "control.sock" in a else f"{self.folder}/jwks.json" if "jwks.json" in a else a
+            for a in app["args"]
+        ]
+        argv = [sys.executable, *app["command"][1:], *args]
+        process = Child(argv, self.folder / "control.log", env=os.environ, cwd=ROOT)
+        self._stack.push_async_callback(process.stop, 5)
+        await process.start()
+        values = of_kind(self.documents, "ConfigMap")["values"]["data"]["values.yaml"]
+        async with grpc.aio.insecure_channel(socket) as channel:
+            stub = ControlServiceStub(channel)
+            edit = control_pb2.ApplyValuesRequest(files=[{"path": "values.yaml", "content": values}])
+            applied = await stub.ApplyValues(edit, wait_for_ready=True, timeout=30)
+            assert applied.applied, applied.errors
+            await stub.ReportEndpoints(control_pb2.ReportEndpointsRequest(source="test"), timeout=30)
+        assert proxy.port
+        return proxy.port
+
+
+@asynccontextmanager
+async def cluster() -> AsyncIterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="nourish-") as folder:
+        async with AsyncExitStack() as stack:
+            yield Cluster(Path(folder), stack)
+
+
+async def get_mesh(port: int, root: Path, identity: Path | None) -> httpx.Response:
+    """Asks the control API on the control plane's port."""
+    context = ssl.create_default_context(cafile=str(root))
+    context.check_hostname = False  # a SPIFFE certificate names no host
+    context.set_alpn_protocols(["h2"])
+    if identity:
+        context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
+    async with httpx.AsyncClient(http1=False, http2=True, verify=context) as client:
+        url = f"https://127.0.0.1:{port}/nourish.mesh.v1.ControlService/GetMesh"
+        return await client.post(url, headers={"content-type": "application/grpc", "te": "trailers"}, content=bytes(5))
+
+
+async def test_the_charts_control_plane_configures_its_proxies_over_mutual_tls_and_offers_nothing_else():
+    """Real Envoys and a real control plane: a bootstrap that one of them did not like would end here."""
+    async with cluster() as mesh:
+        port = await mesh.control_plane()
+        for name, service, listener in (("food-canary", "food", "inbound"), ("edge", "edge", "edge")):
+            assert (await mesh.proxy(name, service, listener, port)).port
+        food = mesh.folder / "identity" / "food"
+        answer = await get_mesh(port, food / "ca.pem", food)
+        assert (answer.status_code, answer.headers["grpc-status"]) == (200, str(grpc.StatusCode.UNIMPLEMENTED.value[0]))
+        with pytest.raises(httpx.TransportError):
+            await get_mesh(port, food / "ca.pem", None)
 
 
 @pytest.mark.parametrize(
