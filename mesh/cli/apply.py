@@ -31,7 +31,9 @@ MARGIN_SECONDS = 20
 def command(
     overlays: tuple[Path, ...], sets: tuple[str, ...], dry_run: bool, timeout: timedelta, as_json: bool
 ) -> None:
-    """Bring helm/values.yaml, with what is laid over it, into force in the running mesh.
+    """Bring edited values into force in every proxy.
+
+    That is helm/values.yaml, with what is laid over it.
 
     Returns when every proxy has it. An edit that is wrong, or that a proxy refuses, changes nothing: exit code 5.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 _HINTS = {
     "UNAUTHENTICATED": "sign in with --user NAME",
-    "PERMISSION_DENIED": "`mesh routes {service}` shows who may call it, and with which scopes",
+    "PERMISSION_DENIED": "`mesh routes {service}` shows who may call it: `calls` in the values, scopes in the contract",
     "UNAVAILABLE": "`mesh status` shows what is down",
     "DEADLINE_EXCEEDED": "--timeout gives it more; `mesh status` shows what is slow to start",
     "UNIMPLEMENTED": "does the running version know the method? `mesh routes {service}`",
@@ -62,7 +62,9 @@ def command(
     timeout: timedelta | None,
     as_json: bool,
 ) -> None:
-    """Call METHOD of SERVICE with a JSON request ("-" reads it from standard input) and print the answer as JSON.
+    """Call any method with a JSON request.
+
+    JSON is the request of METHOD of SERVICE, or "-" to read it from standard input; the answer is printed as JSON.
 
     For example: mesh call food ListFoods '{"pageSize": 3}'
     """

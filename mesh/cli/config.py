@@ -18,7 +18,9 @@ from mesh.cli.place import always_json_option, paths, state
 @click.option("--live", is_flag=True, help="Ask the proxy itself for all that it has, not the control plane.")
 @always_json_option
 def command(node: str, live: bool) -> None:
-    """Print the Envoy configuration of NODE (such as food-0) as JSON.
+    """Print the Envoy configuration of a proxy.
+
+    NODE is an instance, such as food-0.
 
     Without --live: the resources that the control plane has for it, by type. With it: Envoy's own /config_dump.
     """

@@ -14,7 +14,9 @@ from mesh.cli.place import json_option, paths
 @click.option("--wipe", is_flag=True, help="Forget all state too: databases, certificates, keys, logs.")
 @json_option
 def command(wipe: bool, as_json: bool) -> None:
-    """Stop the mesh; its state stays for the next `mesh up`. It is no error if none runs."""
+    """Stop the mesh.
+
+    Its state stays for the next `mesh up`. It is no error if none runs."""
     from mesh.local import runner
 
     home = paths().home

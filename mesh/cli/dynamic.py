@@ -35,7 +35,7 @@ class Codec:
 
     def to_json(self, message: Message) -> dict[str, Any]:
         """The JSON form of an answer, as REST clients see it."""
-        return json_format.MessageToDict(message, descriptor_pool=self._pool)
+        return json_format.MessageToDict(message, always_print_fields_with_no_presence=True, descriptor_pool=self._pool)
 
     def serialize(self, message: Message) -> bytes:
         """A request's bytes."""

@@ -15,7 +15,9 @@ from mesh.cli.place import ROOT, json_option
 )
 @json_option
 def command(only_check: bool, as_json: bool) -> None:
-    """Generate gen/ from protos/: Python, Go, TypeScript and the descriptor set."""
+    """Generate code from the contracts.
+
+    Writes gen/ from protos/: Python, Go, TypeScript and the descriptor set."""
     from mesh.cli.gen import GenerationError, check, generate
 
     try:

@@ -21,8 +21,10 @@ TAIL_BYTES = 4_000_000  # no more than this is read of the end of each file
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 _LEVELS = {"ERROR": "red", "CRITICAL": "red", "WARNING": "yellow"}
 # Envoy: [2026-11-22 22:10:30.604][…] ; PostgreSQL: 2026-11-22 22:10:30.604 UTC [pid] ; JSON carries "time".
-_STAMP = re.compile(r"\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d+)?)")
-_SHOWN_APART = ("time", "level", "instance", "message", "logger", "exception")
+_STAMP = re.compile(r"\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?")
+# What stands first in a line for people: an app's message, an access log's call, or a runner's event.
+_MESSAGE = ("message", "log", "method", "status", "kind", "subject", "text")
+_SHOWN_APART = (*_MESSAGE, "time", "level", "instance", "logger", "exception")
 
 
 @click.command("logs")
@@ -31,7 +33,9 @@ _SHOWN_APART = ("time", "level", "instance", "message", "logger", "exception")
 @click.option("-n", "--lines", type=click.IntRange(0), default=50, show_default=True, help="So many last lines in all.")
 @json_option
 def command(names: tuple[str, ...], follow: bool, lines: int, as_json: bool) -> None:
-    """Show the logs of NAMES: services, instances (food-0), control, postgres, mesh; of all, if none is named.
+    """Show logs in order of time.
+
+    NAMES are services, instances (food-0), control, postgres or mesh; all of them, if none is named.
 
     Times are UTC. Each line is that of a process or of its proxy (food-0.envoy). Works also when the mesh is down.
     """
@@ -126,7 +130,7 @@ def stamp(line: str) -> str:
         except (ValueError, AttributeError):
             return ""
     match = _STAMP.match(line)
-    return f"{match[1]}T{match[2]}+00:00" if match else ""
+    return f"{match[1]}T{match[2]}.{match[3] or 0:0<3}+00:00" if match else ""
 
 
 def render(entry: Entry, width: int) -> str:
@@ -140,7 +144,8 @@ def render(entry: Entry, width: int) -> str:
         f"{key}={_plain(value)}" for key, value in fields.items() if key not in _SHOWN_APART and value != ""
     )
     level = str(fields.get("level", ""))
-    body = f"{click.style(level, fg=_LEVELS.get(level)) + ' ' if level else ''}{fields.get('message', '')}"
+    message = " ".join(str(fields[key]) for key in _MESSAGE if fields.get(key))
+    body = f"{click.style(level, fg=_LEVELS.get(level)) + ' ' if level else ''}{message}"
     trace = f"\n{fields['exception']}" if "exception" in fields else ""
     return f"{head}{body.rstrip()} {click.style(rest, dim=True)}".rstrip() + trace
 

@@ -30,10 +30,10 @@ _RETRIES = {
 @values_options
 @json_option
 def command(services: tuple[str, ...], overlays: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> None:
-    """Show who may call which method of SERVICES (of all, if none is named).
+    """Show who may call which method, and how.
 
-    With deadline, retries, access, REST path and weights. Reads the values in force if a mesh runs here and neither -f
-    nor --set is given, helm/values.yaml with those otherwise.
+    Of SERVICES, or of all: callers, access, deadline, retries, REST path and weights. Reads the values in force if a
+    mesh runs here and neither -f nor --set is given; helm/values.yaml with those otherwise.
     """
     from mesh import values
     from mesh.contract import Contract

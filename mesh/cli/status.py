@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mesh.cli.failure import Failure
-from mesh.cli.output import console, print_json, table, until
+from mesh.cli.output import console, print_json, span, table, until
 from mesh.cli.place import json_option, paths, state
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def _certificates(where: Paths, runs: State) -> dict[str, Identity]:
 
 def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity]) -> None:
     out = console()
+    since = datetime.fromisoformat(runs.since)
     colour = "green" if runs.phase == "ready" else "yellow"
-    out.print(f"[bold {colour}]{runs.phase}[/]  {runs.edge}  up {until(datetime.fromisoformat(runs.since))}")
+    out.print(f"[bold {colour}]{runs.phase}[/]  {runs.edge}  for {span((datetime.now(UTC) - since).total_seconds())}")
     proxies = {proxy.node: proxy for proxy in mesh.proxies} if mesh else {}
     weights = dict(mesh.canary_weights) if mesh else {}
     columns = ("INSTANCE", "SUBSET", "STATE", "APP", "PROXY", "MESH PORT", "CONFIG", "CERTIFICATE ENDS", "RESTARTS")

@@ -28,7 +28,7 @@ STATUS_SECONDS = 1.0
 @overlays_option
 @json_option
 def command(services: tuple[str, ...], detach: bool, overlays: tuple[Path, ...], as_json: bool) -> None:
-    """Start SERVICES and all they need, or everything.
+    """Start the mesh, or SERVICES and all they need.
 
     Stays in the foreground; Ctrl-C stops all in order. With --json prints one event a line.
     """

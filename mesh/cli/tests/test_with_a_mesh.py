@@ -1,0 +1,121 @@
+"""What the command does with a control plane and a service that run: real ones, without proxies between."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+
+import yaml
+
+from mesh.cli.failure import Exit
+from mesh.identity import tokens
+from mesh.values import ValuesFile, load
+
+
+def test_an_edit_is_applied_described_and_recorded(run, mesh):
+    assert run("apply").exit_code == 0
+    done = run("apply", "--set", "services.food.canary.weight=42")
+    assert done.exit_code == 0, done.stderr
+    assert "42 %" in done.stdout
+    recorded = load([ValuesFile("values.yaml", mesh.values.read_text())])
+    assert recorded.services["food"].canary.weight == 42
+    assert "in force already" in run("apply", "--set", "services.food.canary.weight=42").stdout
+
+
+def test_a_dry_run_and_a_refused_edit_change_nothing(run, mesh, tmp_path):
+    assert run("apply").exit_code == 0
+    before, recorded = json.loads(run("status", "--json").stdout)["revision"], mesh.values.read_text()
+    assert "42 %" in run("apply", "--dry-run", "--set", "services.food.canary.weight=42").stdout
+    overlay = tmp_path / "more.yaml"
+    overlay.write_text(yaml.safe_dump({"services": {"food": {"canary": {"weight": 300}}}}))
+    refused = run("apply", "-f", overlay)
+    assert refused.exit_code == Exit.REFUSED
+    assert f"{overlay}:4: services.food.canary.weight" in refused.stderr
+    answer = run("apply", "-f", overlay, "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)["applied"]) == (Exit.REFUSED, False)
+    assert json.loads(run("status", "--json").stdout)["revision"] == before
+    assert mesh.values.read_text() == recorded
+
+
+def test_status_shows_instances_proxies_and_certificates(run, mesh):
+    shown = run("status").stdout
+    assert "food-0" in shown
+    assert "not connected" in shown  # there is no proxy in this test
+    assert re.search(r"in (59|60) min", shown)
+    answer = json.loads(run("status", "--json").stdout)
+    assert answer["instances"][0]["id"] == "food-0"
+    assert answer["control"]["answers"] is True
+    assert answer["certificates"]["food"]["spiffeId"] == "spiffe://nourish.local/ns/nourish/sa/food"
+
+
+def test_status_says_that_traffic_goes_on_without_the_control_plane(run, without_control):
+    shown = run("status")
+    assert shown.exit_code == 0
+    assert "does not answer (traffic goes on)" in shown.stdout
+    assert json.loads(run("status", "--json").stdout)["control"]["answers"] is False
+    refused = run("apply")
+    assert refused.exit_code == Exit.NOT_RUNNING
+    assert "mesh logs control" in refused.stderr
+
+
+def test_the_configuration_of_an_unknown_proxy_is_a_failure_that_names_those_there_are(run, mesh):
+    done = run("config", "food-7")
+    assert done.exit_code == Exit.FAILED
+    assert "known: none yet" in done.stderr
+    assert run("config", "food-7", "--live").exit_code == Exit.NOT_RUNNING
+
+
+def test_a_call_needs_no_generated_stub(run, food):
+    done = run("call", "food", "getfood", '{"name": "foods/1"}')
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["name"] == "foods/1"
+    from_stdin = run("call", "food", "GetFood", "-", input='{"name": "foods/2"}')
+    assert json.loads(from_stdin.stdout)["name"] == "foods/2"
+
+
+def test_a_call_as_a_service_goes_in_at_its_sidecar(run, food):
+    done = run("call", "food", "GetFood", '{"name": "foods/1"}', "--as", "food")
+    assert json.loads(done.stdout)["name"] == "foods/1"
+    missing = run("call", "food", "GetFood", "{}", "--as", "profile")
+    assert missing.exit_code == Exit.NOT_RUNNING
+    assert "those run: food" in missing.stderr
+
+
+def test_a_call_as_a_user_carries_a_token_of_this_mesh(run, food):
+    done = run("call", "food", "GetFood", '{"name": "foods/1"}', "--user", "alice", "--scope", "food.write")
+    kind, _, token = json.loads(done.stdout)["displayName"].partition(" ")
+    assert kind == "Bearer"
+    claims = tokens.verify(food.identity, token)
+    assert (claims.user, claims.scopes) == ("alice", ("food.write",))
+    header = run("call", "food", "GetFood", '{"name": "foods/1"}', "-H", "Authorization: mine")
+    assert json.loads(header.stdout)["displayName"] == "mine"
+
+
+def test_a_failed_call_says_why_and_what_to_do(run, food):
+    done = run("call", "food", "GetFood", '{"name": "foods/none"}', "-H", "x-request-id: 7")
+    assert done.exit_code == Exit.FAILED
+    assert "NOT_FOUND: foods/none does not exist" in done.stderr
+    assert "request id 7" in done.stderr
+    answer = json.loads(run("call", "food", "GetFood", '{"name": "x"}', "--json").stdout)
+    assert (answer["code"], answer["reason"]) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+    assert answer["violations"][0].startswith("name: ")
+
+
+def test_a_request_that_is_not_of_its_type_is_a_usage_error(run, food):
+    for arguments in [("GetFood", '{"nam": 1}'), ("GetFood", "{"), ("GetFod",), ("GetFood", "{}", "-H", "no colon")]:
+        done = run("call", "food", *arguments)
+        assert done.exit_code == Exit.USAGE, done.output
+    assert "did you mean 'GetFood'?" in run("call", "food", "GetFod").stderr
+
+
+def test_a_mesh_whose_runner_was_killed_is_not_running(run, mesh):
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    state = json.loads(mesh.state.read_text())
+    mesh.state.write_text(json.dumps({**state, "pid": child}))
+    assert run("status").exit_code == Exit.NOT_RUNNING
