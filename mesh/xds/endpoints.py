@@ -9,7 +9,7 @@ from mesh.xds.plan import Host, NodePlan, Target
 
 # Calls leave a priority only when nothing in it is healthy. Envoy's 140 % would send part of the stable subset's calls
 # to the canary as soon as fewer than 72 % of the stable instances are well.
-NO_SPILL_PERCENT = 10_000
+NO_SPILL_PERCENT = 10000
 
 
 def assignments(node: NodePlan) -> list[endpoint_pb2.ClusterLoadAssignment]:

@@ -55,10 +55,7 @@ class Fleet:
         proxy.node = node
         proxy.streams.append(stream)
         if self.topology is not None and self.published:
-            try:
-                proxy.snapshot = compile_node(self._plan(self.topology).node(node))
-            except (PlanError, SnapshotError) as error:
-                log.error("%s", error)
+            proxy.snapshot = self._compile(self._plan(self.topology), node) or proxy.snapshot
         if proxy.snapshot:
             stream.publish(proxy.snapshot)
         return proxy
@@ -99,17 +96,22 @@ class Fleet:
             return []
         plan, changed = self._plan(self.topology), []
         for proxy in self.proxies.values():
-            try:
-                snapshot = compile_node(plan.node(proxy.node))
-            except PlanError:
-                continue  # its service was removed: it keeps what it has until it is stopped
-            if proxy.snapshot and snapshot.versions == proxy.snapshot.versions:
+            snapshot = self._compile(plan, proxy.node)
+            if snapshot is None or (proxy.snapshot and snapshot.versions == proxy.snapshot.versions):
                 continue
             proxy.snapshot = snapshot
             for stream in proxy.streams:
                 stream.publish(snapshot)
             changed.append(proxy)
         return changed
+
+    def _compile(self, plan: Plan, node: Node) -> Snapshot | None:
+        """None for a proxy that keeps what it has: its service was removed, or its resources would make no sense."""
+        try:
+            return compile_node(plan.node(node))
+        except (PlanError, SnapshotError) as error:
+            log.error("%s", error)
+            return None
 
     def _plan(self, topology: Topology) -> Plan:
         hosts = tuple(host for reported in self.hosts.values() for host in reported)

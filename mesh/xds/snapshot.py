@@ -100,11 +100,15 @@ def check_change(old: Snapshot | None, new: Snapshot) -> None:
 def as_json(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
     """The resources in Envoy's own JSON form, by short type name."""
     return {
-        SHORT[type_url]: [
-            json_format.MessageToDict(resources[name], preserving_proto_field_name=True) for name in sorted(resources)
-        ]
+        SHORT[type_url]: [_plain(resources[name]) for name in sorted(resources)]
         for type_url, resources in snapshot.resources.items()
     }
+
+
+def _plain(resource: any_pb2.Any) -> dict[str, Any]:
+    found: dict[str, Any] = json_format.MessageToDict(resource, preserving_proto_field_name=True)
+    del found["@type"]
+    return found
 
 
 def _name(message: Any) -> str:

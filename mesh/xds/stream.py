@@ -18,13 +18,14 @@ from google.protobuf import any_pb2
 from mesh.xds.snapshot import CDS, EDS, LDS, ORDER, RDS, SHORT, Resources, Snapshot, version
 
 WILDCARD = (CDS, LDS)  # Envoy takes all clusters and listeners there are; the other types it names
-POINTS_AT = {CDS: EDS, LDS: RDS}  # a changed cluster warms until its endpoints are sent again
+POINTS_AT = {CDS: EDS, LDS: RDS}  # a changed cluster or listener warms until these are sent again
 
 
 @dataclass
 class Subscription:
     """What a proxy asked for of one type, what it was last sent, and what it said to that."""
 
+    wildcard: bool
     names: frozenset[str] = frozenset()
     sent: dict[str, any_pb2.Any] = field(default_factory=dict)
     sent_version: str = ""
@@ -33,6 +34,11 @@ class Subscription:
     stale: bool = True  # must be sent even if the content is the same
     acknowledged: str = ""  # version
     error: str = ""
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether an answer is to come. A proxy that has just dropped its last name of a type gives none."""
+        return not self.answered and (self.wildcard or bool(self.names))
 
 
 class Stream:
@@ -56,11 +62,9 @@ class Stream:
         """Takes a DiscoveryRequest: a subscription, an ACK, a NACK, or any of these for an answer long replaced."""
         if request.type_url not in ORDER:
             return  # a type that we never serve: Envoy's initial fetch timeout covers it
-        subscription = self._subscriptions.setdefault(request.type_url, Subscription())
-        if request.response_nonce and request.response_nonce != subscription.nonce:
-            return
+        subscription = self._subscriptions.setdefault(request.type_url, Subscription(request.type_url in WILDCARD))
         subscription.names = frozenset(request.resource_names)
-        if not request.response_nonce or subscription.answered:
+        if not request.response_nonce or request.response_nonce != subscription.nonce or subscription.answered:
             return
         subscription.answered = True
         subscription.error = request.error_detail.message if request.HasField("error_detail") else ""
@@ -68,28 +72,26 @@ class Stream:
             subscription.acknowledged = subscription.sent_version
 
     def responses(self) -> Iterator[DiscoveryResponse]:
-        """What may be sent now. Each type waits until the types that it points at are taken."""
+        """What may be sent now: clusters with their endpoints, and when both are taken, listeners with their routes.
+
+        Endpoints do not wait until the clusters are taken: Envoy acknowledges clusters only once they are warm.
+        """
         if self.target is None:
             return
-        for type_url in ORDER:
-            subscription = self._subscriptions.get(type_url)
-            if subscription is None:
-                if self._expected(type_url):
-                    return
-                continue
-            if not subscription.answered:
-                return
-            wanted = self._wanted(type_url, self.target)
-            if subscription.stale or version(wanted) != subscription.sent_version:
-                yield self._respond(type_url, subscription, wanted)
-                return
-            if not self._warm(type_url):
+        for pointing, pointed_at in POINTS_AT.items():
+            for type_url in (pointing, pointed_at):
+                subscription = self._subscriptions.get(type_url)
+                if subscription and not subscription.outstanding:
+                    wanted = self._wanted(type_url, self.target)
+                    if self._differs(type_url, wanted):
+                        yield self._respond(type_url, subscription, wanted)
+            if not (self._taken(pointing, self.target) and self._taken(pointed_at, self.target)):
                 return
 
     @property
     def settled(self) -> bool:
         """Whether the proxy has answered, well or badly, to all of the last snapshot."""
-        return self.target is not None and all(self._settled(t, self.target) for t in ORDER)
+        return self.target is not None and all(self._taken(type_url, self.target) for type_url in ORDER)
 
     @property
     def refusals(self) -> frozenset[tuple[str, str]]:
@@ -124,20 +126,25 @@ class Stream:
         if type_url not in WILDCARD:
             kept = {**subscription.sent, **new}
             return {name: kept[name] for name in subscription.names if name in kept}
-        if type_url == CDS and not (self._settled(LDS, target) and self._settled(RDS, target)):
+        if type_url == CDS and not (self._taken(LDS, target) and self._taken(RDS, target)):
             return {**subscription.sent, **new}  # old routes may still point at old clusters
         return new
 
-    def _settled(self, type_url: str, target: Snapshot) -> bool:
-        """Whether the proxy has answered, well or badly, to this type of the target, and nothing more is to be sent."""
+    def _taken(self, type_url: str, target: Snapshot) -> bool:
+        """Whether the proxy has answered, well or badly, to this type, and nothing more is to be sent now."""
         subscription = self._subscriptions.get(type_url)
         if subscription is None:
             return not self._expected(type_url)
+        settled = not subscription.outstanding and not self._differs(type_url, self._wanted(type_url, target))
+        return settled and self._warm(type_url)
+
+    def _differs(self, type_url: str, wanted: Resources) -> bool:
+        """Whether the proxy must be sent this. Of the types that it names, what it no longer names needs no answer."""
+        subscription = self._subscriptions[type_url]
         if type_url in WILDCARD:
-            same = subscription.sent_version == target.versions[type_url]
-        else:
-            same = version(self._wanted(type_url, target)) == subscription.sent_version
-        return same and subscription.answered and not subscription.stale and self._warm(type_url)
+            return subscription.stale or version(wanted) != subscription.sent_version
+        changed = any(subscription.sent.get(name) != resource for name, resource in wanted.items())
+        return changed or (subscription.stale and bool(wanted))
 
     def _expected(self, type_url: str) -> bool:
         """Whether the proxy will subscribe to this type by itself."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from mesh.contract import Contract, Method, RestBinding
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
 from mesh.topology import Canary, Service, Topology
+from mesh.xds.plan import Host, Materials, Node, Plan
 from mesh.xds.tests import descriptors
-from mesh.xds.tests.lab import Lab
+from mesh.xds.tests.lab import LUA, Lab
 
 STORE, FRONT = "nourish.store.v1.StoreService", "nourish.front.v1.FrontService"
 
@@ -73,7 +73,7 @@ def topology() -> Topology:
 
 @pytest.fixture(scope="session")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the certificates of front, store, edge and of an intruder whom nobody declares, and the token key."""
+    """Certificates of front, store, edge and of an intruder whom nobody declares, and the key of user tokens."""
     folder = tmp_path_factory.mktemp("identity")
     authority = CertificateAuthority(folder)
     for service in ("front", "store", "edge", "intruder"):
@@ -82,13 +82,34 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def plan(topology: Topology, contract: Contract) -> Plan:
+    """The small mesh with one instance of each subset, where the goldens were made."""
+    hosts = (
+        Host("store", "store-0", "stable", "10.0.0.1", 15006),
+        Host("store", "store-canary-0", "canary", "10.0.0.2", 15006),
+    )
+    return Plan(topology, contract, Materials('{"keys":[]}', LUA), hosts)
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[[str], Node]:
+    """Makes a proxy of the small mesh by its id."""
+
+    def make(id: str) -> Node:
+        run = "/run/nourish"
+        service, subset = id.partition("-")[0], "canary" if "canary" in id else "stable"
+        return Node(id, service, subset, f"{run}/app.sock", f"{run}/egress.sock", f"{run}/identity", "0.0.0.0", 15006)
+
+    return make
+
+
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="nx-", dir="/tmp"))
     yield folder
-    if not os.environ.get("KEEP_LAB"):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

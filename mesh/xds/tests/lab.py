@@ -130,26 +130,36 @@ class Proxy:
 class Lab:
     folder: Path
     identity: Path
-    fleet: Fleet
-    control: Any
+    contract: Contract
     stack: AsyncExitStack
     proxies: dict[str, Proxy] = field(default_factory=dict)
+    apps: dict[str, App] = field(default_factory=dict)
 
     @classmethod
     async def start(cls, folder: Path, identity: Path, contract: Contract, stack: AsyncExitStack) -> Lab:
-        fleet = Fleet(contract, Materials((identity / "jwks.json").read_text(), LUA))
-        stop, socket = asyncio.Event(), folder / "control.sock"
-        served = asyncio.create_task(serve(f"unix:{socket}", fleet, stop))
+        lab = cls(folder, identity, contract, stack)
+        stack.push_async_callback(lab.stop_control)
+        await lab.start_control()
+        return lab
 
-        async def end() -> None:
-            stop.set()
-            await served
+    async def start_control(self) -> None:
+        """Starts a control plane that knows nothing yet."""
+        fleet = Fleet(self.contract, Materials((self.identity / "jwks.json").read_text(), LUA))
+        self._stop = asyncio.Event()
+        address = f"unix:{self.folder}/control.sock"
+        self._served = asyncio.create_task(serve(address, fleet, self._stop))
+        self._channel = grpc.aio.insecure_channel(address)
+        self.control = control_pb2_grpc.ControlServiceStub(self._channel)
+        await poll(lambda: self.control.GetMesh(control_pb2.GetMeshRequest(), wait_for_ready=True))
 
-        stack.push_async_callback(end)
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"unix:{socket}"))
-        control = control_pb2_grpc.ControlServiceStub(channel)
-        await poll(lambda: control.GetMesh(control_pb2.GetMeshRequest()))
-        return cls(folder, identity, fleet, control, stack)
+    async def stop_control(self) -> None:
+        self._stop.set()
+        await self._channel.close()
+        await self._served
+
+    async def connected(self, *ids: str) -> bool:
+        mesh = await self.control.GetMesh(control_pb2.GetMeshRequest())
+        return {proxy.node for proxy in mesh.proxies if proxy.connected} >= set(ids)
 
     async def proxy(self, id: str, *, subset: str = "stable", identity: str | None = None) -> Proxy:
         """Starts an Envoy for an instance; `identity` is whose certificate it holds, its own service's by default."""
@@ -171,7 +181,7 @@ class Lab:
         (folder / "bootstrap.yaml").write_text(config)
         with (folder / "envoy.log").open("ab") as log:
             command = (str(ENVOY), "-c", str(folder / "bootstrap.yaml"), "--concurrency", "1", "-l", "warning")
-            options = ("--use-dynamic-base-id", "--drain-time-s", "1")
+            options = ("--use-dynamic-base-id", "--drain-time-s", "1", "--file-flush-interval-msec", "50")
             process = await asyncio.create_subprocess_exec(*command, *options, stdout=log, stderr=log, env=os.environ)
         started = Proxy(id, folder, process)
         self.stack.push_async_callback(started.stop)
@@ -184,6 +194,7 @@ class Lab:
         app = App(id, handler)
         await app.start(folder / "app.sock")
         self.stack.push_async_callback(app.stop)
+        self.apps[id] = app
         return app
 
     async def apply(self, text: str, **fields: Any) -> control_pb2.ApplyValuesResponse:

@@ -1,0 +1,129 @@
+"""An edit is a transaction: every proxy has it, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from nourish.mesh.v1 import control_pb2
+
+from mesh.xds import fleet
+from mesh.xds.snapshot import RDS, Snapshot
+from mesh.xds.tests.lab import Lab, call, poll
+from mesh.xds.tests.test_mesh import GET, start, values
+
+
+async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that refuses an edit brings the last good configuration back, and the answer says what it said."""
+    await start(lab, "store-0", "store-canary-0", "front-0")
+    compile_node = fleet.compile_node
+
+    def compile_badly(plan: Any) -> Snapshot:
+        """What a defect of the compiler would give for one weight: routes that Envoy refuses."""
+        snapshot = compile_node(plan)
+        if plan.node.service == "front" and plan.callees[0].weight == 66:
+            config = any_pb2.Any()
+            config.CopyFrom(snapshot.resources[RDS]["egress"])
+            config.value += config.value  # the virtual host twice
+            bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
+            return Snapshot(snapshot.node, bad, snapshot.declared)
+        return snapshot
+
+    monkeypatch.setattr(fleet, "compile_node", compile_badly)
+    before = await lab.control.GetMesh(control_pb2.GetMeshRequest())
+    answer = await lab.apply(values(66))
+    assert not answer.applied
+    assert "front-0 refused it: rds: " in answer.errors[0]
+    assert "wildcard domain" in answer.errors[0]
+    assert answer.revision == before.revision
+    after = await lab.control.GetMesh(control_pb2.GetMeshRequest())
+    assert after.canary_weights == {"store": 10, "front": 0}
+    assert all(proxy.synced and not proxy.error for proxy in after.proxies)
+    assert {p.node: dict(p.versions) for p in after.proxies} == {p.node: dict(p.versions) for p in before.proxies}
+    async with lab.proxies["front-0"].channel() as channel:
+        assert await call(channel, GET, metadata=(("x-nourish-canary", "never"),)) == b"store-0"
+    assert (await lab.apply(values(67))).applied
+
+
+async def test_silence_is_undone(lab: Lab) -> None:
+    """A proxy that does not answer in time undoes the edit; the proxies that took it get the old one again."""
+    await start(lab, "store-0", "store-canary-0", "front-0", "front-1")
+    frozen = lab.proxies["front-1"].process
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        answer = await lab.apply(values(90), timeout=duration_pb2.Duration(seconds=1))
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    assert not answer.applied
+    assert answer.errors == ["front-1 did not answer within 1 s"]
+
+    async def restored() -> bool:
+        mesh = await lab.control.GetMesh(control_pb2.GetMeshRequest())
+        return all(proxy.synced for proxy in mesh.proxies) and mesh.canary_weights["store"] == 10
+
+    assert await poll(restored)
+    assert (await lab.apply(values(90))).applied
+
+
+async def test_what_is_refused_at_once(lab: Lab) -> None:
+    """Values that make no sense reach no proxy, and the answer names the line; a dry run changes nothing."""
+    await lab.report()
+    first = await lab.apply(values(10))
+    assert first.applied
+    bad = await lab.apply(values(10, calls="[stroe]"))
+    assert not bad.applied
+    assert bad.errors[0].startswith("values.yaml:")
+    assert not (await lab.apply("services: { store: {} }")).applied  # front has a contract and no stanza
+    dry = await lab.apply(values(20), dry_run=True)
+    assert (dry.applied, list(dry.changes)) == (False, ["store: canary 10 % -> 20 %"])
+    same = await lab.apply("# the same in other words\n" + values(10))
+    assert (same.applied, list(same.changes), same.revision) == (True, [], first.revision)
+    with pytest.raises(grpc.aio.AioRpcError, match="files"):
+        await lab.control.ApplyValues(control_pb2.ApplyValuesRequest())
+
+
+async def test_withdrawal_does_not_wait_for_an_edit(lab: Lab) -> None:
+    """While an edit waits for a silent proxy, endpoints still reach the others; restoring keeps the new endpoints."""
+    await start(lab, "store-0", "store-1", "front-0", "front-1", weight=0)
+    frozen = lab.proxies["front-1"].process
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        edit = asyncio.create_task(lab.apply(values(90), timeout=duration_pb2.Duration(seconds=2)))
+        await poll(lambda: _weight(lab, 90))
+        await lab.report("store-1")
+        await lab.healthy("front-0", "store-1")
+        assert not edit.done()
+        assert not (await edit).applied
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    await lab.healthy("front-0", "store-1")
+    await lab.healthy("front-1", "store-1")
+
+
+async def test_scope_and_node_config(lab: Lab) -> None:
+    """A sidecar has the clusters that it calls and no others; its configuration can be read as JSON."""
+    await start(lab, "store-0", "front-0", weight=0)
+    config = await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="store-0"))
+    assert [cluster["name"] for cluster in json.loads(config.json)["cds"]] == ["app"]
+    config = await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="front-0"))
+    assert {c["name"] for c in json.loads(config.json)["cds"]} == {"app", "store.stable", "store.canary"}
+    with pytest.raises(grpc.aio.AioRpcError, match="known: front-0, store-0"):
+        await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="nobody-0"))
+    assert (await lab.apply(values(0, replicas=0))).applied
+    assert await poll(lambda: _clusters(lab, {"store.stable"}))
+    assert (await lab.apply(values(0, calls="[]", replicas=0))).applied
+    assert await poll(lambda: _clusters(lab, set()))
+
+
+async def _weight(lab: Lab, weight: int) -> bool:
+    return (await lab.control.GetMesh(control_pb2.GetMeshRequest())).canary_weights["store"] == weight
+
+
+async def _clusters(lab: Lab, names: set[str]) -> bool:
+    found = await lab.proxies["front-0"].admin("/clusters?format=json")
+    return {c["name"] for c in found["cluster_statuses"]} == names | {"app", "xds"}
