@@ -15,7 +15,6 @@ from google.protobuf.duration_pb2 import Duration
 from nourish.mesh.v1 import policy_pb2
 
 from mesh.path_template import PathTemplate
-from mesh.topology import EDGE
 
 DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "descriptors.binpb"
 
@@ -35,6 +34,7 @@ _IDEMPOTENCY: dict[int, Idempotency] = {
 _PACKAGE = re.compile(r"nourish\.(?P<name>[^.]+)\.v[0-9]+")
 _NAME = re.compile(r"[a-z][a-z0-9]{0,40}")
 _MESH_PACKAGE = "mesh"
+_MESH_SERVICES = {"EdgeService": "edge"}  # of the platform's own package, those that instances of the mesh serve
 _LONGEST_DEADLINE = 300.0  # seconds; as policy.proto says
 
 
@@ -162,7 +162,7 @@ class ContractError(Exception):
 def _services(
     descriptors: descriptor_pb2.FileDescriptorSet,
 ) -> Iterator[tuple[str, str, descriptor_pb2.ServiceDescriptorProto]]:
-    """Mesh name, full name and descriptor of each service; the platform's own package has the edge's alone."""
+    """Mesh name, full name and descriptor of each service; of the platform's own package the edge's alone."""
     for file in descriptors.file:
         package = _PACKAGE.fullmatch(file.package)
         if package is None:
@@ -170,8 +170,8 @@ def _services(
         for service in file.service:
             if package["name"] != _MESH_PACKAGE:
                 yield package["name"], f"{file.package}.{service.name}", service
-            elif service.name == "EdgeService":
-                yield EDGE, f"{file.package}.{service.name}", service
+            elif service.name in _MESH_SERVICES:
+                yield _MESH_SERVICES[service.name], f"{file.package}.{service.name}", service
 
 
 def _method(service: str, proto: descriptor_pb2.MethodDescriptorProto) -> Method:

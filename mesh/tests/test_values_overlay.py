@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.values import ValuesFile, merge, read
+from mesh.values import ValuesFile, dump, merge, read
 
 _values = st.recursive(
     st.none() | st.integers(0, 3) | st.sampled_from(["x", "yes", ""]),
@@ -63,6 +63,18 @@ def test_a_null_that_a_later_file_takes_back_removes_nothing() -> None:
     """Helm lays the merged files over the chart once, at the end: the chart's `b` is still there to be kept."""
     assert merged({"a": {"b": 1}}, {"a": None}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
     assert merged({"a": {"b": 1}}, {"a": None}) == {}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(st.text("ynof1e0x_.:-~< =é", max_size=5), st.text("ynoft1e0x_.:-~< ='#é", max_size=6), max_size=3)
+)
+def test_what_is_dumped_reads_back_as_it_was(values: dict[str, str]) -> None:
+    assert merge([ValuesFile("in-force.yaml", dump(values))]) == values
+
+
+def test_a_text_that_looks_like_a_number_keeps_its_quotation_marks() -> None:
+    assert dump({"tag": "12e5", "y": 1}) == "tag: '12e5'\n'y': 1\n"
 
 
 def test_lists_are_replaced_whole() -> None:

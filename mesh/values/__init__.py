@@ -113,6 +113,11 @@ def build(values: dict[str, Any]) -> Topology:
     )
 
 
+def dump(values: dict[str, Any]) -> str:
+    """YAML that reads back as the same values, here and in Helm: a tag of "12e5" keeps its quotation marks."""
+    return layers.dump(values)
+
+
 def locate(files: list[ValuesFile], *path: str | int) -> str:
     """Where an effective value was written, "helm/values.yaml:26": for messages about what came of it.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-_MOST_NODES = 100_000  # aliases of aliases can make a small file huge
+_MOST_NODES = 20_000  # a large mesh has 2,000; aliases of aliases can make a small file huge
 ASSIGNMENT = "--set "  # how the path of an assignment begins
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = "plain"
@@ -210,6 +210,23 @@ def _number(text: str) -> int | float | None:
         return None
     number = float(text)
     return int(number) if number.is_integer() else number
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `resolve` would not read as text, which is more than PyYAML itself would quote."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = isinstance(resolve(text), str) and text != "<<" and not _NO_NUMBER.fullmatch(text)
+    return dumper.represent_scalar(f"{_TAG}str", text, style=None if plain else "'")
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(values: dict[str, Any]) -> str:
+    """YAML that `parse` reads back as the same values, in the same order."""
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def overlay(nodes: list[Node]) -> Node:
