@@ -54,13 +54,11 @@ def command(
 
 def record(files: list[ValuesFile], path: Path) -> None:
     """Writes the effective values to `path`, in one step: a restart of the control plane is told these again."""
-    import yaml
-
     from mesh import values
 
     draft = path.with_suffix(".new")
     header = "# The values in force, written by `mesh apply`, which overwrites it: edit helm/values.yaml.\n"
-    draft.write_text(header + yaml.safe_dump(values.merge(files), sort_keys=False, allow_unicode=True))
+    draft.write_text(header + values.dump(values.merge(files)))
     draft.replace(path)
 
 
