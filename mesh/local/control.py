@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from nourish.mesh.v1 import control_pb2
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
+from mesh.local.environment import python_environment
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.paths import Paths
 from mesh.local.process import Child, backoff
@@ -147,21 +147,6 @@ class ControlPlane:
         if self._channel is None:
             raise StartError("the control plane is not running")
         return ControlServiceStub(self._channel)
-
-
-def python_environment(root: Path, paths: Paths) -> dict[str, str]:
-    """The environment of every Python process of the mesh: this tree's code first, and the mark of this mesh's RUN."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(root), str(root / "gen" / "python"))),
-        "PYTHONUNBUFFERED": "1",
-        **mark(paths),
-    }
-
-
-def mark(paths: Paths) -> dict[str, str]:
-    """What tells a process of this mesh from any other, for `end_leftovers`."""
-    return {"NOURISH_RUN": str(paths.run)}
 
 
 def _unreachable(error: grpc.aio.AioRpcError) -> LocalError:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-import yaml
 from nourish.mesh.v1 import control_pb2
 
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
 from mesh.local.app import App
-from mesh.local.control import ControlPlane, python_environment
+from mesh.local.control import ControlPlane
+from mesh.local.environment import python_environment
 from mesh.local.envoy import Envoy
 from mesh.local.errors import LocalError, RefusedError
 from mesh.local.events import Event, Kind, ProcessState, State, now
@@ -24,7 +24,7 @@ from mesh.local.postgres import Postgres
 from mesh.local.process import Keeper
 from mesh.local.workload import Workload
 from mesh.topology import EDGE, Instance, Topology
-from mesh.values import ValuesError, ValuesFile, load, merge, read
+from mesh.values import ValuesError, ValuesFile, dump, load, merge, read
 
 VALUES_POLL_SECONDS = 0.5
 
@@ -111,7 +111,7 @@ class Mesh:
         await self._keep_control.ready()
         self._say("ready", "control")
         self._spawn(self._control.report_forever())
-        self._paths.values.write_text(yaml.safe_dump(merge(self._files), sort_keys=False))
+        self._paths.values.write_text(dump(merge(self._files)))
 
     async def _start_databases(self, embedded: bool) -> None:
         if embedded and any(s.database for s in self._topology.services.values()):
