@@ -195,12 +195,15 @@ def metadata(
     from mesh.identity import tokens
 
     sent = [(REQUEST_ID, str(uuid.uuid4()))]
-    if token and user:
+    if token and user is not None:
         raise click.UsageError("--token and --user exclude each other")
-    if scopes and not user:
+    if scopes and user is None:
         raise click.UsageError("--scope goes with --user")
-    if user:
-        token = tokens.mint(paths().identity, user, scopes or method.scopes)
+    if user is not None:
+        try:
+            token = tokens.mint(paths().identity, user, scopes or method.scopes)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
     if token:
         sent.append(("authorization", f"Bearer {token}"))
     for header in headers:

@@ -104,9 +104,10 @@ def test_a_failed_call_says_why_and_what_to_do(run, food):
 
 
 def test_a_request_that_is_not_of_its_type_is_a_usage_error(run, food):
-    for arguments in [("GetFood", '{"nam": 1}'), ("GetFood", "{"), ("GetFod",), ("GetFood", "{}", "-H", "no colon")]:
+    for arguments in [("GetFood", '{"nam": 1}'), ("GetFood", "{"), ("GetFod",), ("GetFood", "{}", "--user", "")]:
         done = run("call", "food", *arguments)
         assert done.exit_code == Exit.USAGE, done.output
+    assert run("call", "food", "GetFood", "{}", "-H", "no colon").exit_code == Exit.USAGE
     assert "did you mean 'GetFood'?" in run("call", "food", "GetFod").stderr
 
 
