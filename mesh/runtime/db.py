@@ -46,10 +46,19 @@ class Database:
 
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[asyncpg.Connection[Any]]:
-        """The asyncpg connection below, for COPY and for session locks."""
-        async with self.engine.connect() as connection:
-            proxy = await connection.get_raw_connection()
-            yield proxy.driver_connection  # type: ignore[misc]
+        """The asyncpg connection below: for COPY, for session locks, and for the few reads that must cost little.
+
+        One that broke, or whose use was cut short, does not go back to the pool.
+        """
+        proxy = await self.engine.raw_connection()
+        connection: asyncpg.Connection[Any] = proxy.driver_connection  # type: ignore[assignment]
+        try:
+            yield connection
+        except BaseException:
+            proxy.invalidate()
+            raise
+        finally:
+            proxy.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,18 @@
+"""The food service: `python -m services.food`, started by the runner or Kubernetes."""
+
+from pathlib import Path
+
+from mesh.runtime import database, notify, run, serve
+from services.food.service import FoodService
+from services.food.store import FoodStore
+from services.food.usda import import_usda
+
+
+async def main() -> None:
+    """Brings schema and foods up to date, then serves until SIGTERM."""
+    async with database(migrations=Path(__file__).parent / "migrations") as db:
+        await import_usda(db, progress=notify.status)
+        await serve(FoodService(FoodStore(db)))
+
+
+run(main)

@@ -1,0 +1,142 @@
+"""The gRPC handlers: from requests to the store and back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from google.protobuf.empty_pb2 import Empty
+from nourish.food.v1 import food_pb2_grpc
+from nourish.food.v1.food_pb2 import (
+    BatchGetFoodsRequest,
+    BatchGetFoodsResponse,
+    CreateFoodRequest,
+    DeleteFoodRequest,
+    Food,
+    GetFoodRequest,
+    ListFoodsRequest,
+    ListFoodsResponse,
+    SearchFoodsRequest,
+    SearchFoodsResponse,
+    SearchResult,
+    UpdateFoodRequest,
+)
+
+from mesh.runtime import Context, auth, errors, pages
+from services.food import domain
+from services.food.domain import to_food
+from services.food.store import Cursor, FoodStore, LockedFood
+
+LIST_PAGE = 50
+SEARCH_PAGE = 20
+
+
+class FoodService(food_pb2_grpc.FoodServiceServicer):
+    """Foods of USDA for everybody, and each user's own for that user."""
+
+    def __init__(self, store: FoodStore) -> None:
+        self._store = store
+
+    async def GetFood(self, request: GetFoodRequest, context: Context) -> Food:
+        """Returns one food."""
+        row = await self._store.get(_id(request.name), _reader())
+        if row is None:
+            raise errors.not_found(request.name)
+        return to_food(row)
+
+    async def ListFoods(self, request: ListFoodsRequest, context: Context) -> ListFoodsResponse:
+        """Lists foods by (display_name, name)."""
+        after = None
+        if request.page_token:
+            cursor = pages.verify(request.page_token, scope=request)
+            after = cursor["name"], cursor["id"]
+        size = request.page_size or LIST_PAGE
+        rows = await self._store.page(
+            _reader(), category=request.category, source=request.source, after=after, limit=size + 1
+        )
+        token = ""
+        if len(rows) > size:
+            last = rows[size - 1]
+            token = pages.sign({"name": last.display_name, "id": last.id}, scope=request)
+        return ListFoodsResponse(foods=[to_food(row) for row in rows[:size]], next_page_token=token)
+
+    async def SearchFoods(self, request: SearchFoodsRequest, context: Context) -> SearchFoodsResponse:
+        """Finds foods by words."""
+        after = Cursor(**pages.verify(request.page_token, scope=request)) if request.page_token else None
+        size = request.page_size or SEARCH_PAGE
+        terms = await self._store.terms(request.query)
+        hits = await self._store.search(
+            terms, request.query, _reader(), sources=request.sources, after=after, limit=size + 1
+        )
+        more = len(hits) > size
+        return SearchFoodsResponse(
+            results=[SearchResult(food=to_food(hit.row), score=hit.score) for hit in hits[:size]],
+            next_page_token=pages.sign(hits[size - 1].cursor._asdict(), scope=request) if more else "",
+        )
+
+    async def BatchGetFoods(self, request: BatchGetFoodsRequest, context: Context) -> BatchGetFoodsResponse:
+        """Returns several foods in the order asked."""
+        found = await self._store.batch([_id(name) for name in request.names], _reader())
+        missing = [name for name in dict.fromkeys(request.names) if _id(name) not in found]
+        if missing:
+            raise errors.not_found(", ".join(missing))
+        return BatchGetFoodsResponse(foods=[to_food(found[_id(name)]) for name in request.names])
+
+    async def CreateFood(self, request: CreateFoodRequest, context: Context) -> Food:
+        """Adds a food of the caller's own."""
+        with _named_fields():
+            content = domain.content_of(request.food)
+        body = hashlib.sha256(request.food.SerializeToString(deterministic=True)).digest()
+        food = await self._store.create(auth.user(), content, request.request_id, body)
+        if food is None:
+            raise errors.invalid("request_id", "was used before to add another food; make a new one for this")
+        return food
+
+    async def UpdateFood(self, request: UpdateFoodRequest, context: Context) -> Food:
+        """Changes a food of the caller's own."""
+        sent = request.food
+        async with self._store.locked(_id(sent.name), auth.user()) as locked:
+            found = _own(locked, sent.name, sent.etag)
+            stored = to_food(found.row)
+            with _named_fields():
+                content = domain.content_of(domain.updated(stored, sent, request.update_mask))
+            if content == domain.content_of(stored):
+                return stored  # a repeat of what was done already, or nothing to do
+            return to_food(await found.update(content))
+
+    async def DeleteFood(self, request: DeleteFoodRequest, context: Context) -> Empty:
+        """Deletes a food of the caller's own."""
+        async with self._store.locked(_id(request.name), auth.user()) as locked:
+            if locked is None and request.allow_missing:
+                return Empty()
+            await _own(locked, request.name, request.etag).delete()
+            return Empty()
+
+
+def _id(name: str) -> str:
+    return name.removeprefix("foods/")
+
+
+def _reader() -> str:
+    """Whose own foods are seen; '' for nobody's."""
+    return auth.principal().user or ""
+
+
+def _own(locked: LockedFood | None, name: str, etag: str) -> LockedFood:
+    """The caller's own food, as the caller knows it, or the error that says why not."""
+    if locked is None:
+        raise errors.not_found(name)
+    if locked.is_usda:
+        raise errors.permission_denied(f"{name} is USDA's: add a food of your own instead")
+    if etag and etag != locked.row.etag:
+        raise errors.etag_mismatch(name)
+    return locked
+
+
+@contextmanager
+def _named_fields() -> Iterator[None]:
+    try:
+        yield
+    except domain.InvalidFieldsError as error:
+        raise errors.violations(error.found) from None
