@@ -89,7 +89,9 @@ def _several(names: Sequence[str]) -> str:
 
 
 def _no_match(line: Line, match: Match | None) -> str:
-    what = f'"{line.name or line.text}"'
+    if not line.name:
+        return f'"{line.text}" names no food that can be read'
+    what = f'"{line.name}"'
     if match is None or match.confidence <= 0:
         return f"no food is called {what}"
     return f"no food is surely {what}; the nearest is {match.food.display_name} ({'; '.join(match.doubts)})"

@@ -111,7 +111,12 @@ def _of(alias: tables.Alias, words: tuple[str, ...], extras: tuple[str, ...], st
 
 
 def _without_cut(words: tuple[str, ...]) -> tuple[str, ...]:
-    return words[:-1] if len(words) > 1 and words[-1] in vocabulary.CUTS else words
+    """ "Salmon fillet" is salmon; "lime leaf" is no lime, but "basil leaf" is basil: we know what one weighs."""
+    if len(words) < 2 or words[-1] not in vocabulary.CUTS:
+        return words
+    part = words[-1] in vocabulary.PARTS
+    known = tables.measures().get(words[:-1], ())
+    return words if part and not any(m.unit == words[-1] for m in known) else words[:-1]
 
 
 def _spelled_otherwise(words: tuple[str, ...], state: str) -> Wanted | None:
@@ -136,10 +141,7 @@ def _score_table(asked: Wanted, food: food_pb2.Food) -> Match:
         if target[0] not in have:
             confidence -= 0.3
         confidence -= _surplus(asked, (*target, *asked.extras), food, doubts)
-    left = [w for w in asked.extras if w not in have]
-    if left:
-        confidence -= 0.15 * len(left)
-        doubts.append(f"nothing for {_quoted(left)}")
+    confidence -= _unmet([w for w in asked.extras if w not in have], doubts)
     if asked.doubt:
         confidence *= 0.76  # under SURE, but in the order of the foods
         doubts.append(asked.doubt)
@@ -152,10 +154,7 @@ def _score_words(asked: Wanted, words: tuple[str, ...], food: food_pb2.Food) -> 
     doubts: list[str] = []
     if not words or not have or not _in(words[-1], have):
         return Match(food, 0.0, ("another kind of food",))
-    missing = [w for w in words[:-1] if not _in(w, have)]
-    confidence = 0.9 * (len(words) + 1 - len(missing)) / (len(words) + 1)
-    if missing:
-        doubts.append(f"nothing for {_quoted(missing)}")
+    confidence = 0.92 - _unmet([w for w in words[:-1] if not _in(w, have)], doubts)
     if not _leads(words, have):
         confidence -= 0.25
         doubts.append(f"{words[-1]} is not its main part")
@@ -165,6 +164,17 @@ def _score_words(asked: Wanted, words: tuple[str, ...], food: food_pb2.Food) -> 
     if set(have) == set(words):
         confidence += 0.05
     return _match(food, confidence, doubts)
+
+
+def _unmet(words: list[str], doubts: list[str]) -> float:
+    """What words that the food lacks take off: one makes a match weak, one that is a food itself ("cauliflower rice")
+    makes it none.
+    """
+    if not words:
+        return 0.0
+    doubts.append(f"nothing for {_quoted(words)}")
+    foods = any(((word,), "") in tables.aliases() for word in words)
+    return 0.1 + 0.16 * len(words) + (0.3 if foods else 0.0)
 
 
 def _leads(words: tuple[str, ...], have: tuple[str, ...]) -> bool:

@@ -4,8 +4,9 @@ The reading itself is ingredient-parser-nlp's (a conditional random field traine
 foods is not used: measured here it adds 30 MB, 4.6 s of start and 70 ms a line, and maps to foods that our data lacks.
 """
 
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,23 @@ from services.nutrition.words import plain, singular, tokens, words_of
 if TYPE_CHECKING:
     from ingredient_parser.dataclasses import ParsedIngredient
 
-# Word numbers that the parser leaves as text. Kitchen words without a number stand for what cookbooks mean by them.
+_log = logging.getLogger(__name__)
+
+# Numbers in words that the parser leaves as text, and abbreviations that it does not know with a full stop.
 _NUMBERS = (
     (re.compile(r"\b(?:one|a) half\b|\bhalf (?:an?|of an?|the)\b|^half\b", re.I), "1/2"),
     (re.compile(r"\b(?:one|a) quarter of an?\b", re.I), "1/4"),
     (re.compile(r"\bhalf a dozen\b", re.I), "6"),
     (re.compile(r"\b(?:one|a|1) dozen\b", re.I), "12"),
     (re.compile(r"\b(?:two|2) dozen\b", re.I), "24"),
+    (re.compile(r"\b(tbsps?|tbs|tsps?|oz|lbs?|pkg|qt|pt|g|kg|ml)\.", re.I), r"\1"),
     (re.compile(r"\ba couple(?: of)?\b", re.I), "2"),
 )
 _UNITS = {"tin": "can", "rib": "stalk", "rasher": "slice", "sachet": "packet", "pack": "package", "pkg": "package"}
 _PINT = {"tablespoon": "tbsp", "teaspoon": "tsp", "gram": "g", "kilogram": "kg", "ounce": "oz", "pound": "lb"}
 _PINT |= {"milliliter": "ml", "centiliter": "cl", "deciliter": "dl", "liter": "l", "fluid_ounce": "fl oz"}
+# More than this of anything is no recipe, and its nutrients would not fit their limits.
+_MOST = 100_000
 # What holds a stated weight: "2 cans (14 oz)" is twice 14 oz, but "2 cups (300 g)" is 300 g.
 _CONTAINERS = words_of("bag block bottle box can carton container jar loaf package packet pouch tub tube")
 _STATES = {
@@ -91,11 +97,15 @@ def load(cache_dir: Path) -> None:
 
 
 def parse(text: str) -> Line:
-    """Reads one line; about 3 ms of CPU. `load` must have been called."""
+    """Reads one line; about 3 ms of CPU. What cannot be read has no name. `load` must have been called."""
     prepared = text
     for pattern, number in _NUMBERS:
         prepared = pattern.sub(number, prepared)
-    return _to_line(text, _library()(prepared))
+    try:
+        return _to_line(text, _library()(prepared))
+    except Exception as error:  # noqa: BLE001 - the library fails on odd text in many ways: "1/0 cup" divides by zero
+        _log.info("a line could not be read", extra={"error": type(error).__name__})
+        return Line(text, "", (), (), "", "", "", frozenset())
 
 
 @cache
@@ -112,17 +122,28 @@ def _to_line(text: str, parsed: "ParsedIngredient") -> Line:
     name = _part(names[0] if names else "", preparation)
     amounts = tuple(a for a in map(_amount, parsed.amount) if a is not None)
     words = frozenset(tokens(" ".join((name, preparation, comment)))) | frozenset(plain(text).replace(",", " ").split())
+    size, amounts = _sized(amounts)
     unit = amounts[0].unit if amounts else ""
     return Line(
         text=text,
         name=name,
         names=names,
         amounts=amounts,
-        size=parsed.size.text.lower() if parsed.size else "",
+        size=f"{parsed.size.text.lower() if parsed.size else ''} {size}".strip(),
         preparation=preparation,
         state=_state(words, unit),
         words=words,
     )
+
+
+def _sized(amounts: tuple[Amount, ...]) -> tuple[str, tuple[Amount, ...]]:
+    """ "1 large head": the size belongs to the food, the unit is a head."""
+    if not amounts:
+        return "", amounts
+    size, _, unit = amounts[0].unit.rpartition(" ")
+    if size not in {"small", "medium", "large"}:
+        return "", amounts
+    return size, (replace(amounts[0], unit=_UNITS.get(unit, unit)), *amounts[1:])
 
 
 def _part(name: str, preparation: str) -> str:
@@ -153,7 +174,9 @@ def _amount(parsed: "Any") -> Amount | None:
         return _sum(parts, -1 if parsed.subtractive else 1)
     try:
         quantity = float(parsed.quantity + parsed.quantity_max) / 2
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not 0 < quantity <= _MOST:
         return None
     if isinstance(parsed.unit, str):
         unit = singular(plain(parsed.unit)).strip()

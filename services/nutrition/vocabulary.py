@@ -9,10 +9,13 @@ NOISE = words_of(
     "diced sliced minced grated shredded crushed crumbled halved quartered cubed trimmed washed rinsed "
     "drained thawed softened melted room temperature uncooked raw warm cold hot seeded pitted cored free- "
     "range prepared your additional extra frozen canned tinned dried cooked boneless skinless handful "
-    "torn rough loose fine coarse cut bite size"
+    "torn rough loose fine coarse cut bite size heirloom young mini farm grass fed pasture raised natural "
+    "pure premium stemmed skin bone crusty day old style wild local kosher"
 )
 # How a food is cut, at the end of a name: "salmon fillet" is salmon.
 CUTS = words_of("fillet half floret stalk leaf sprig clove kernel piece chunk slice strip cube wedge head bulb")
+# Of those, parts of a plant that are another food than its fruit.
+PARTS = words_of("leaf sprig clove bulb head stalk")
 # States: a food in one that the line does not name is another food.
 COOKED = words_of(
     "cooked boiled baked fried roasted broiled grilled stewed steamed sauteed microwaved braised simmered "

@@ -140,6 +140,8 @@ def _by_piece(line: Line, first: Amount, asked: Wanted, known: Sequence[Measure]
     if measure is None:
         return None
     doubts = ["an estimated piece"] if measure.estimated else []
+    if size and measure.form != size:
+        doubts.append(f"the weight of a {size} one is not known, a usual one was taken")
     if measure.form in _SIZES and not size and len(rows) > 1:
         doubts.append(f"no size is given, a {measure.form} one was taken")
     return Weight(first.quantity * measure.grams, pb.WEIGHT_BASIS_PIECE, measure.describe(), tuple(doubts))

@@ -1,7 +1,9 @@
 """A FoodService and a ProfileService for tests: real servicers on a real channel, the foods are USDA's own rows."""
 
 import csv
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib import util
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from nourish.food.v1 import food_pb2, food_pb2_grpc
 from nourish.nutrition.v1.nutrition_pb2_grpc import NutritionServiceStub
 from nourish.profile.v1 import profile_pb2, profile_pb2_grpc
 
+from mesh.runtime.client import passing_on
 from mesh.runtime.testing import serve_in_memory
 from services.nutrition import parsing
 from services.nutrition.service import NutritionService
@@ -82,12 +85,14 @@ class FakeFoodService(food_pb2_grpc.FoodServiceServicer):
 
 
 class FakeProfileService(profile_pb2_grpc.ProfileServiceServicer):
-    """Gives one set of targets."""
+    """Gives one set of targets to whom has a token, as the sidecar before the real one would see to."""
 
     async def GetTargets(
         self, request: profile_pb2.GetTargetsRequest, context: grpc.aio.ServicerContext
     ) -> profile_pb2.Targets:
         """Targets of any profile but `profiles/none`."""
+        if ("authorization", "Bearer alice") not in (context.invocation_metadata() or ()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token was passed on")
         if request.name == "profiles/none/targets":
             await context.abort(grpc.StatusCode.NOT_FOUND, "profiles/none does not exist")
         return profile_pb2.Targets(
@@ -116,7 +121,22 @@ def fake_food(usda_foods: list[food_pb2.Food]) -> FakeFoodService:
 @pytest_asyncio.fixture
 async def nutrition(parser: None, fake_food: FakeFoodService) -> AsyncIterator[NutritionServiceStub]:
     """A stub of NutritionService that calls the fakes by typed stubs, as it calls the mesh."""
-    async with serve_in_memory(fake_food, FakeProfileService()) as callees:
-        service = NutritionService(food_pb2_grpc.FoodServiceStub(callees), profile_pb2_grpc.ProfileServiceStub(callees))
+    async with serve_in_memory(fake_food) as food, profile_channel() as profile:
+        service = NutritionService(food_pb2_grpc.FoodServiceStub(food), profile_pb2_grpc.ProfileServiceStub(profile))
         async with serve_in_memory(service) as channel:
             yield NutritionServiceStub(channel)
+
+
+@asynccontextmanager
+async def profile_channel() -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a FakeProfileService without middleware: there is no sidecar here that turns a token into a user."""
+    with tempfile.TemporaryDirectory(prefix="nourish-") as folder:
+        server = grpc.aio.server()
+        profile_pb2_grpc.add_ProfileServiceServicer_to_server(FakeProfileService(), server)
+        server.add_insecure_port(f"unix:{folder}/profile.sock")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"unix:{folder}/profile.sock") as channel:
+            try:
+                yield passing_on(channel)
+            finally:
+                await server.stop(None)
