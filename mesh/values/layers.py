@@ -196,7 +196,7 @@ def resolve(text: str) -> Any:
         return None
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
-    number = None if text.startswith("_") else _number(text.replace("_", ""))
+    number = _number(text.replace("_", "") if text[0] not in "._" else text)
     return text if number is None else number
 
 
