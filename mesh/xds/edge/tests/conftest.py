@@ -17,8 +17,8 @@ from mesh.identity import tokens
 from mesh.topology import Canary, Service, Topology
 from mesh.xds.edge.tests.running_edge import Edge, bootstrap, running
 from mesh.xds.edge.tests.shelf import ROOT, Messages, Shelf, contract
-from mesh.xds.plan import Materials, Node, NodePlan, Plan
 from mesh.xds.pb import seconds
+from mesh.xds.plan import Materials, Node, NodePlan, Plan
 
 LUA = {path.name: path.read_text() for path in (ROOT / "envoy").glob("*.lua")}
 

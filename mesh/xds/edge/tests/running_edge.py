@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def bootstrap(node: NodePlan, admin: Path, sockets: dict[str, Path], **changes: 
     http = manager(listener)
     http.ClearField("rds")
     http.route_config.CopyFrom(edge_routes(node))
-    http.MergeFrom(HttpConnectionManager(**changes))
+    for field, value in changes.items():
+        getattr(http, field).CopyFrom(value)
     listener.filter_chains[0].filters[0].typed_config.CopyFrom(pb.pack(http))
     config = bootstrap_pb2.Bootstrap(admin=bootstrap_pb2.Admin(address=pb.pipe(str(admin))))
     config.static_resources.listeners.append(listener)
@@ -80,8 +81,11 @@ class Edge:
         """Status, headers and body of what comes back for these very bytes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
-        async with asyncio.timeout(5):
-            answer = await reader.read()
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # what came before counts
+            async with asyncio.timeout(5):
+                while some := await reader.read(65536):
+                    answer += some
         writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
@@ -119,7 +123,7 @@ async def running(config: bytes, folder: Path) -> AsyncIterator[Edge]:
     """Starts Envoy on a binary bootstrap whose admin socket is folder/admin.sock."""
     (folder / "edge.pb").write_bytes(config)
     with (folder / "envoy.log").open("wb") as log:
-        options = ("--concurrency", "1", "-l", "warning", "--use-dynamic-base-id")
+        options = ("--concurrency", "1", "-l", "warning", "--use-dynamic-base-id", "--file-flush-interval-msec", "100")
         process = await asyncio.create_subprocess_exec(
             ENVOY, "-c", folder / "edge.pb", *options, stdout=log, stderr=log
         )

@@ -75,7 +75,7 @@ class Shelf(grpc.GenericRpcHandler):
 
     async def echo(self, request: Any, context: Any) -> Any:
         seen = self.messages.Seen(metadata={k: str(v) for k, v in context.invocation_metadata()})
-        seen.seconds_left = context.time_remaining()
+        seen.seconds_left = context.time_remaining() or 0
         for field, value in request.ListFields():
             if field.name in ("name", "edition"):
                 setattr(seen, field.name, value)
