@@ -109,11 +109,11 @@ class Stream:
         return {SHORT[t]: s.acknowledged for t, s in self._subscriptions.items() if s.acknowledged}
 
     def _respond(self, type_url: str, subscription: Subscription, wanted: Resources) -> DiscoveryResponse:
+        pointed_at = self._subscriptions.get(POINTS_AT.get(type_url, ""))
+        if pointed_at and any(subscription.sent.get(name) != resource for name, resource in wanted.items()):
+            pointed_at.stale = True
         subscription.sent, subscription.sent_version = dict(wanted), version(wanted)
         subscription.nonce, subscription.answered, subscription.stale = str(next(self._nonces)), False, False
-        pointed_at = self._subscriptions.get(POINTS_AT.get(type_url, ""))
-        if pointed_at:
-            pointed_at.stale = True
         return DiscoveryResponse(
             type_url=type_url,
             version_info=subscription.sent_version,
