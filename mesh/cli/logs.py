@@ -24,6 +24,9 @@ _LEVELS = {"ERROR": "red", "CRITICAL": "red", "WARNING": "yellow"}
 _STAMP = re.compile(r"\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d+))?")
 # What stands first in a line for people: an app's message, an access log's call, or a runner's event.
 _MESSAGE = ("message", "log", "method", "status", "kind", "subject", "text")
+# What an access log says of every call that went well, and what people need least.
+_USUAL = {"flags": "-", "details": "via_upstream", "http_status": 200, "attempts": 1}
+_ASIDE = ("request", "received_bytes", "sent_bytes")
 _SHOWN_APART = (*_MESSAGE, "time", "level", "instance", "logger", "exception")
 
 
@@ -140,9 +143,7 @@ def render(entry: Entry, width: int) -> str:
     fields = entry.fields
     if fields is None:
         return head + entry.text
-    rest = " ".join(
-        f"{key}={_plain(value)}" for key, value in fields.items() if key not in _SHOWN_APART and value != ""
-    )
+    rest = " ".join(f"{key}={_plain(value)}" for key, value in fields.items() if _is_news(key, value))
     level = str(fields.get("level", ""))
     message = " ".join(str(fields[key]) for key in _MESSAGE if fields.get(key))
     body = f"{click.style(level, fg=_LEVELS.get(level)) + ' ' if level else ''}{message}"
@@ -155,6 +156,10 @@ def _is_of(stem: str, name: str) -> bool:
     return (
         stem in (name, f"{name}.envoy") or re.fullmatch(rf"{re.escape(name)}(-canary)?-\d+(\.envoy)?", stem) is not None
     )
+
+
+def _is_news(key: str, value: Any) -> bool:
+    return value not in ("", None, _USUAL.get(key)) and key not in (*_SHOWN_APART, *_ASIDE)
 
 
 def _plain(value: Any) -> str:

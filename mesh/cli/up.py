@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from mesh.local.events import Event, InstanceState, State
     from mesh.topology import Topology
 
-# A process that prepares says more than anybody wants to read: one line of each in so many seconds.
-STATUS_SECONDS = 1.0
+# A process that prepares says more than anybody wants to read: of lines that differ only in their numbers, one in so
+# many seconds.
+STATUS_SECONDS = 5.0
+_NUMBERS = re.compile(r"[\d.,]+")
 
 
 @click.command("up")
@@ -48,7 +51,7 @@ class Progress:
     def __init__(self, topology: Topology, *, detached: bool) -> None:
         self._topology, self._detached = topology, detached
         self._started = time.monotonic()
-        self._last_status: dict[str, float] = {}
+        self._last_status: dict[str, tuple[str, float]] = {}
         self._out = console()
 
     def __call__(self, event: Event) -> None:
@@ -59,18 +62,19 @@ class Progress:
             case "trouble":
                 self._line(event, f"[yellow]{_escape(event.text)}[/]")
             case "status":
-                if self._due(event.subject):
+                if self._due(event):
                     self._line(event, f"[dim]{_escape(event.text)}[/]")
             case "ready":
                 self._line(event, "[green]ready[/]")
             case _:
                 self._line(event, f"{event.kind} {_escape(event.text)}".rstrip())
 
-    def _due(self, subject: str) -> bool:
-        now = time.monotonic()
-        if now - self._last_status.get(subject, -STATUS_SECONDS) < STATUS_SECONDS:
+    def _due(self, event: Event) -> bool:
+        words, now = _NUMBERS.sub("", event.text), time.monotonic()
+        last_words, last = self._last_status.get(event.subject, ("", 0.0))
+        if words == last_words and now - last < STATUS_SECONDS:
             return False
-        self._last_status[subject] = now
+        self._last_status[event.subject] = (words, now)
         return True
 
     def _line(self, event: Event, text: str) -> None:

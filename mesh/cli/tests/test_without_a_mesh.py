@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ from mesh.cli import main
 from mesh.cli.failure import MEANINGS, Exit
 from mesh.cli.logs import Tail, select
 from mesh.cli.output import span
+from mesh.cli.place import read_values
+from mesh.cli.up import Progress, examples, rows
 from mesh.contract import Contract
 from mesh.identity import tokens
 from mesh.local import errors
+from mesh.local.events import Event, InstanceState, ProcessState, State, now
+from mesh.values import ValuesFile, load
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -190,6 +195,36 @@ def test_a_followed_file_gives_whole_new_lines_and_starts_over_when_it_is_replac
     path.rename(tmp_path / "food-0.log.1")
     path.write_text("three\n")
     assert [entry.text for entry in tail.read()] == ["three"]
+
+
+def test_a_long_preparation_is_told_once_a_while_and_each_new_step_at_once(capsys):
+    tell = Progress(load(read_values()), detached=True)
+    for done in range(1000):
+        tell(Event("status", "food-0", f"importing {done:,} of 1,000"))
+    tell(Event("status", "food-0", "indexing"))
+    tell(Event("ready", "food-0"))
+    lines = [line.split(" s  ")[1].split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["food-0", "importing", "0", "of", "1,000"]
+    assert lines[-2:] == [["food-0", "indexing"], ["food-0", "ready"]]
+    assert len(lines) < 10
+
+
+def test_the_commands_shown_after_a_start_are_for_what_runs():
+    up = ProcessState(1, True, 0)
+    running = {"food-0": "food", "edge-0": "edge"}
+    instances = tuple(InstanceState(i, s, "stable", i != "edge-0", 1, "", up, up) for i, s in running.items())
+    state = State(1, now(), "ready", "http://127.0.0.1:9", "", "", None, up, instances)
+    contract = Contract.read()
+    assert examples(state, contract) == [
+        "curl 'http://127.0.0.1:9/api/v1/foods?pageSize=3'",
+        "curl http://127.0.0.1:9/health",
+    ]
+    assert examples(replace(state, instances=instances[1:]), contract) == ["curl http://127.0.0.1:9/health"]
+    topology = load([*read_values(), ValuesFile("x", "services: {food: {canary: {replicas: 1, weight: 30}}}")])
+    assert rows(state, topology) == [
+        ("food", "stable 70 %", "1", "[green]ready[/]", ""),
+        ("edge", "stable", "1", "[yellow]0 of 1 ready[/]", ""),
+    ]
 
 
 @pytest.mark.parametrize(
