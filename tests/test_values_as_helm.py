@@ -20,7 +20,7 @@ from mesh.values import CHART_VALUES, SCHEMA, ValuesError, ValuesFile, layers, l
 
 Render = Callable[[str, dict[str, Any]], dict[str, Any]]
 
-quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_an_assignment_that_helm_refuses_is_refused(expression: str) -> None:
         strvals.parse(expression, {})
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=200)
 @given(st.text("ab.=,{}[]01\\n", max_size=10))
 def test_no_assignment_sets_anything_but_what_helm_sets(expression: str) -> None:
     """We refuse some that Helm guesses at (`.a=b` sets nothing there), but never give another answer."""
