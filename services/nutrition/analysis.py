@@ -9,6 +9,7 @@ from services.nutrition import matching, totals
 from services.nutrition.matching import Match, Wanted
 from services.nutrition.parsing import Line
 from services.nutrition.weights import Weight, weigh
+from services.nutrition.words import tokens
 
 # Generic foods, and the caller's own if it is a user who has some.
 GENERIC = (
@@ -24,20 +25,19 @@ Search = Callable[[str, Sequence["food_pb2.Source.ValueType"]], Awaitable[Sequen
 
 
 async def find(asked: Wanted, search: Search) -> Match | None:
-    """The food a line means, in two searches at most: generic foods by the full wording; then, if that is not sure,
-    generic foods by the head noun, or branded ones if the kind was found and only its name was not.
+    """The food a line means, in two searches at most: generic foods; then, if none is surely it, branded ones of that
+    name, or for a name that our table knows a part of, what it gives for that part.
     """
-    first, second = asked.queries
-    if not first:
+    if not asked.query:
         return None
-    foods = list(await search(first, GENERIC))
+    foods = list(await search(asked.query, GENERIC))
     best = matching.choose(asked, foods)
     if best is not None and best.confidence >= matching.SURE:
         return best
-    if not asked.wording and best is not None and best.confidence > 0:
-        foods += await search(first, BRANDED)
-    elif asked.doubt == "" or best is None or best.confidence < matching.USED:
-        foods += await search(second, GENERIC)
+    if not asked.wording:
+        foods += await search(asked.query, BRANDED)
+    elif asked.extras:
+        foods += await search(" ".join(tokens(asked.wording)), GENERIC)
     return matching.choose(asked, foods)
 
 

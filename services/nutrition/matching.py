@@ -17,6 +17,7 @@ from services.nutrition.words import tokens
 # Under USED a match is not used; under SURE it is used and marked as weak.
 USED = 0.5
 SURE = 0.75
+QUERY_LETTERS = 200  # the contract's limit
 
 _SOURCE_RANK = {
     food_pb2.SOURCE_USER: 4,
@@ -39,12 +40,10 @@ class Wanted:
     doubt: str = ""  # why the table's wording may not be meant
 
     @property
-    def queries(self) -> tuple[str, str]:
-        """What to search for first, and what if that gives nothing sure."""
-        name = " ".join(self.words)
-        first = " ".join((*self.extras, *tokens(self.wording))) if self.wording else name
-        second = " ".join(tokens(self.wording)) if self.wording else self.words[-1] if self.words else ""
-        return first[:200], (second if second != first else name)[:200]
+    def query(self) -> str:
+        """What to search for: USDA's name if our table has it, with the words before it; else the name as it is."""
+        words = (*self.extras, *tokens(self.wording)) if self.wording else self.words
+        return " ".join(words)[:QUERY_LETTERS]
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,8 @@ def _surplus(asked: Wanted, words: tuple[str, ...], food: food_pb2.Food, doubts:
     if own & vocabulary.REGIONAL:
         off += 0.2
     off += min(0.03 * len(own - dishes - vocabulary.NEUTRAL - vocabulary.REGIONAL), 0.18)
-    off += 0.25 * any(len(word) > 3 and word.isupper() for word in food.display_name.replace("'", "").split())
+    if food.source != food_pb2.SOURCE_BRANDED:  # whose names are all in capitals
+        off += 0.25 * any(len(word) > 3 and word.isupper() for word in food.display_name.replace("'", "").split())
     return off
 
 

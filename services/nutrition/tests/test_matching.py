@@ -81,9 +81,11 @@ def test_generic_before_branded_and_own_food_before_all() -> None:
 
 
 def test_queries_name_the_food_as_usda_does() -> None:
-    """A known name asks by USDA's wording; an unknown one by itself, then by its head noun."""
-    assert matching.wanted("scallions").queries[0] == "onion green raw"
-    assert matching.wanted("candied rutabaga").queries == ("candied rutabaga", "rutabaga")
+    """A known name asks by USDA's wording, with what stands before it; an unknown one by itself, noise left out."""
+    assert matching.wanted("scallions").query == "onion green raw"
+    assert matching.wanted("smoky scallions").query == "smoky onion green raw"
+    assert matching.wanted("fresh candied rutabagas").query == "candied rutabaga"
+    assert len(matching.wanted("rutabaga " * 60).query) <= 200
 
 
 def test_every_wording_is_a_row_of_usda_with_energy(usda_foods: list[food_pb2.Food]) -> None:
