@@ -17,10 +17,10 @@ def command(wipe: bool, as_json: bool) -> None:
     """Stop the mesh.
 
     Its state stays for the next `mesh up`. It is no error if none runs."""
-    from mesh.local import runner
+    from mesh.local import background
 
     home = paths().home
-    stopped = asyncio.run(runner.down(home, wipe=wipe))
+    stopped = asyncio.run(background.down(home, wipe=wipe))
     if as_json:
         print_json({"stopped": stopped, "wiped": wipe})
         return

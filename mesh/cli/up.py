@@ -36,12 +36,16 @@ def command(services: tuple[str, ...], detach: bool, overlays: tuple[Path, ...],
     Stays in the foreground; Ctrl-C stops all in order. With --json prints one event a line.
     """
     from mesh import values
-    from mesh.local import runner
+    from mesh.local import background
 
     files = [shown(values.CHART_VALUES), *overlays]
     topology = values.load(values.read(files))
     tell = _printer_of_json() if as_json else Progress(topology, detached=detach)
-    start = runner.detach if detach else runner.up
+    start = background.detach
+    if not detach:  # only who runs the mesh pays for loading the runner
+        from mesh.local import runner
+
+        start = runner.up
     asyncio.run(start(ROOT, services=services or None, values=files, on_event=tell))
 
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.local.background import clear, detach, down
+from mesh.local.background import clear
 from mesh.local.errors import PortTakenError, RefusedError
 from mesh.local.events import Event
 from mesh.local.lock import Lock
@@ -18,8 +18,6 @@ from mesh.local.paths import Paths, edge_port
 from mesh.local.process import explain
 from mesh.local.supervisor import Mesh
 from mesh.values import ValuesError, load, read
-
-__all__ = ["detach", "down", "up"]
 
 OnEvent = Callable[[Event], None]
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from mesh.local import paths as layout
+from mesh.local.background import down
 from mesh.local.errors import AlreadyRunningError, DiskFullError, PortTakenError, StateError
 from mesh.local.lock import Lock, held, read
 from mesh.local.paths import Paths, edge_port
-from mesh.local.runner import check_port, down
+from mesh.local.runner import check_port
 
 
 @pytest.fixture
