@@ -153,7 +153,10 @@ def _score_words(asked: Wanted, words: tuple[str, ...], food: food_pb2.Food) -> 
     doubts: list[str] = []
     if not words or not have or not _in(words[-1], have):
         return Match(food, 0.0, ("another kind of food",))
-    confidence = 0.92 - _unmet([w for w in words[:-1] if not _in(w, have)], doubts)
+    missing = [w for w in words[:-1] if not _in(w, have)]
+    confidence = 0.92 - _unmet(missing, doubts)
+    if missing and food.source == food_pb2.SOURCE_BRANDED:
+        confidence -= 0.3  # a product is asked for by all of its name, or not at all
     if not _leads(words, have):
         confidence -= 0.25
         doubts.append(f"{words[-1]} is not its main part")

@@ -11,7 +11,7 @@ from nourish.nutrition.v1.nutrition_pb2_grpc import NutritionServiceStub
 
 HERE = Path(__file__).parent
 LINES: list[tuple[str, str, float, float]] = yaml.safe_load((HERE / "lines.yaml").read_text(encoding="utf-8"))
-RECIPES: list[dict[str, Any]] = yaml.safe_load((HERE / "worked_recipes.yaml").read_text(encoding="utf-8"))
+RECIPES: list[dict[str, Any]] = yaml.safe_load((HERE / "worked_recipes.yaml").read_text(encoding="utf-8"))["recipes"]
 
 
 async def analysed(nutrition: NutritionServiceStub, lines: list[str], servings: int = 1) -> Any:
@@ -44,7 +44,7 @@ async def test_a_recipe_has_the_energy_worked_out_by_hand(
     nutrition: NutritionServiceStub, recipe: dict[str, Any]
 ) -> None:
     """Energy a serving is within 5 % of the sum by hand (the goal allows 15), line by line the food is the same."""
-    answer = await analysed(nutrition, [line["line"] for line in recipe["lines"]], recipe["servings"])
+    answer = await analysed(nutrition, [line["text"] for line in recipe["lines"]], recipe["servings"])
     assert [line.food_display_name for line in answer.lines] == [line["food"] for line in recipe["lines"]]
     assert answer.per_serving.energy_kcal == pytest.approx(recipe["energy_kcal_per_serving"], rel=0.05)
     print(recipe["name"], answer.per_serving.energy_kcal, recipe["energy_kcal_per_serving"])

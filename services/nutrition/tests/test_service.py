@@ -94,6 +94,7 @@ async def test_branded_foods_are_asked_for_last(nutrition: NutritionServiceStub,
     answer = (await analyse(nutrition, "100 g zorblax crunchies")).lines[0]
     assert answer.food == "foods/brand"
     assert len(fake_food.queries) == 2
+    assert not (await analyse(nutrition, "100 g unobtainium crunchies")).lines[0].used  # half a name is another product
 
 
 async def test_a_failure_of_food_is_passed_on(nutrition: NutritionServiceStub, fake_food: Any) -> None:
