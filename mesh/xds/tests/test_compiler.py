@@ -107,10 +107,11 @@ def test_deadline_is_the_contract_s(contract: Contract) -> None:
 
 def test_limits_reach_the_circuit_breakers(plan: Plan, node: Callable[[str], Node]) -> None:
     front = plan.node(node("front-0"))
-    target = replace(front.targets[0], limits=Limits(1, 2, 3))
+    target = replace(front.targets[0], limits=Limits(1, 2, 300))
     (found,) = circuit_breakers.cluster(front, target).circuit_breakers.thresholds
-    assert (found.max_connections.value, found.max_pending_requests.value, found.max_requests.value) == (1, 2, 3)
+    assert (found.max_connections.value, found.max_pending_requests.value, found.max_requests.value) == (1, 2, 300)
     assert found.retry_budget.budget_percent.value == 20
+    assert found.retry_budget.min_retry_concurrency.value == 15
 
 
 def test_allow_list_is_the_inverse_of_calls(plan: Plan, node: Callable[[str], Node]) -> None:

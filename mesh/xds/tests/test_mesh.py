@@ -230,6 +230,33 @@ async def test_retries(lab: Lab) -> None:
     assert await poll(logged)
 
 
+async def test_loss_of_an_instance_under_load(lab: Lab) -> None:
+    """A proxy dies with all the calls that it holds, and every idempotent call still gets its answer from the other."""
+    await start(lab, "store-0", "store-canary-0", "front-0")
+    answers: Counter[bytes] = Counter()
+    dead = asyncio.Event()
+
+    async def client(channel: grpc.aio.Channel) -> None:
+        after = 0
+        while after < 10:
+            answers[await call(channel, GET)] += 1
+            after += dead.is_set()
+
+    async with lab.proxies["front-0"].channel() as channel, asyncio.TaskGroup() as clients:
+        for _ in range(20):
+            clients.create_task(client(channel))
+        await poll(lambda: _answered(answers, 200))
+        await lab.proxies["store-0"].stop()
+        dead.set()
+    assert answers[b"store-0"] > 100
+    assert answers[b"store-canary-0"] >= 200
+    assert await lab.proxies["front-0"].stat("cluster.store.stable.upstream_rq_retry_success")
+
+
+async def _answered(answers: Counter[bytes], count: int) -> bool:
+    return answers.total() >= count
+
+
 async def test_canary_without_weight_gets_no_failover(lab: Lab) -> None:
     """With a weight of 0 the canary never takes the stable subset's calls, even when that is dead."""
     await start(lab, "store-0", "store-canary-0", "front-0", weight=0)
