@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mesh.local import launch
 from mesh.local.errors import DiskFullError, LocalError
@@ -109,15 +109,18 @@ class Program(Protocol):
         """Stops it; harmless if it does not run."""
 
 
+# kind, name of the program, text
+Report = Callable[[Literal["trouble", "ready"], str, str], None]
+
+
 class Keeper:
     """Keeps one program running, and says at each change whether it is up.
 
-    `report(name, text)` gets a line for people at each exit and failure; `changed()` is called when `up` turns.
+    `report` gets a line for people at each exit and failure, and when it is up again; `changed()` is called when `up`
+    turns.
     """
 
-    def __init__(
-        self, name: str, program: Program, *, changed: Callable[[], None], report: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, name: str, program: Program, *, changed: Callable[[], None], report: Report) -> None:
         self.name = name
         self.program = program
         self.up = False
@@ -129,6 +132,7 @@ class Keeper:
     def start(self, after: asyncio.Future[None] | None = None) -> None:
         """Begins, once `after` is done if given; returns at once."""
         self._task = asyncio.create_task(self._run(after), name=f"keep {self.name}")
+        self._task.add_done_callback(self._ended)
 
     async def ready(self) -> None:
         """Returns when it was ready for the first time.
@@ -154,9 +158,17 @@ class Keeper:
                 await asyncio.shield(after)  # others may wait for it too
             await self._keep()
         except LocalError as error:
-            if not self._first.done():
-                self._first.set_exception(error)
-                self._first.exception()  # whoever waits gets it; nobody waiting is no error
+            self._fail(error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A defect of ours must not leave others waiting for ever."""
+        if not task.cancelled() and (error := task.exception()):
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._first.done():
+            self._first.set_exception(error)
+            self._first.exception()  # whoever waits gets it; nobody waiting is no error
 
     async def _keep(self) -> None:
         failures = 0
@@ -166,17 +178,19 @@ class Keeper:
                 await self.program.start()
             except (LocalError, OSError) as error:
                 reason = explain(error)
-                self._report(self.name, str(reason))
+                self._report("trouble", self.name, str(reason))
                 if not self._first.done() and (not reason.passing or failures + 1 >= FATAL_FAILURES):
                     reason.args = (f"{self.name}: {reason}",)
                     raise reason from None
             else:
                 self._turn(True)
-                if not self._first.done():
+                if self._first.done():
+                    self._report("ready", self.name, "again")
+                else:
                     self._first.set_result(None)
                 code = await self.program.wait()
                 self._turn(False)
-                self._report(self.name, f"ended ({describe_exit(code)}), starting it again")
+                self._report("trouble", self.name, f"ended ({describe_exit(code)}), starting it again")
                 await self.program.stop()  # what is left of its process group
             failures = 0 if time.monotonic() - began > GOOD_RUN_SECONDS else failures + 1
             self.restarts += 1

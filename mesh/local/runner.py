@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from mesh.local import envoy, postgres
 from mesh.local.background import clear
 from mesh.local.errors import PortTakenError, RefusedError
 from mesh.local.events import Event
@@ -44,6 +45,8 @@ async def up(root: Path, *, services: tuple[str, ...] | None, values: list[Path]
 
 async def _up(root: Path, services: tuple[str, ...] | None, values: list[Path], on_event: OnEvent) -> None:
     paths, files = Paths.of(root), read(values)
+    envoy.binary()
+    postgres.binaries()
     port = edge_port(load(files).edge.port)
     paths.prepare_home()
     with Lock(paths.lock) as held:

@@ -157,7 +157,7 @@ class Mesh:
             log=self._paths.app_log(instance.id),
             on_status=lambda text: self._status(instance.id, text),
         )
-        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._trouble)
+        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._say)
 
     def _envoy(self, instance: Instance) -> Envoy:
         paths, is_edge = self._paths, instance.service == EDGE
@@ -214,7 +214,7 @@ class Mesh:
                 try:
                     await self.reconcile(self._part(load(self._in_force())))
                 except (LocalError, ValuesError) as error:
-                    self._trouble("mesh", f"cannot follow {path}: {error}")
+                    self._say("trouble", "mesh", f"cannot follow {path}: {error}")
 
     def _in_force(self) -> list[ValuesFile]:
         """What the control plane is to have: what was last applied, or at first what this start was given."""
@@ -242,7 +242,7 @@ class Mesh:
     # --- telling ---
 
     def _keeper(self, name: str, program: Postgres | ControlPlane) -> Keeper:
-        return Keeper(name, program, changed=self._changed, report=self._trouble)
+        return Keeper(name, program, changed=self._changed, report=self._say)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -250,21 +250,19 @@ class Mesh:
         return task
 
     def _say(self, kind: Kind, subject: str, text: str = "") -> None:
-        self._on_event(Event(kind, subject, text))
+        with suppress(OSError):  # a full disk or a closed terminal must not end what runs
+            self._on_event(Event(kind, subject, text))
 
     def _status(self, instance: str, text: str) -> None:
         if workload := self._workloads.get(instance):
             workload.status = text
         self._say("status", instance, text)
 
-    def _trouble(self, subject: str, text: str) -> None:
-        self._say("trouble", subject, text)
-
     def _changed(self) -> None:
         self._control.changed()
         keepers = (self._keep_postgres, self._keep_control)
         postgres, control = (ProcessState(k.program.pid, k.up, k.restarts) for k in keepers)
-        State(
+        state = State(
             pid=os.getpid(),
             since=self._since,
             phase=self._phase,
@@ -274,7 +272,9 @@ class Mesh:
             postgres=postgres if postgres.pid else None,
             control=control,
             instances=tuple(w.state for w in self._workloads.values()),
-        ).write(self._paths.state)
+        )
+        with suppress(OSError):
+            state.write(self._paths.state)
 
 
 def _issue_all(folder: Path, names: dict[str, str]) -> CertificateAuthority:

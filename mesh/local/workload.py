@@ -10,7 +10,7 @@ from nourish.mesh.v1 import control_pb2
 from mesh.local.app import App
 from mesh.local.envoy import Envoy
 from mesh.local.events import InstanceState, ProcessState
-from mesh.local.process import Keeper
+from mesh.local.process import Keeper, Report
 from mesh.topology import EDGE, Instance
 
 
@@ -24,7 +24,7 @@ class Workload:
         app: App,
         *,
         changed: Callable[[], None],
-        report: Callable[[str, str], None],
+        report: Report,
     ) -> None:
         self.instance = instance
         self.status = ""

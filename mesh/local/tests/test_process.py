@@ -68,7 +68,7 @@ class Flaky:
 
 def keep(program: Flaky, events: list[str] | None = None) -> Keeper:
     told = events if events is not None else []
-    keeper = Keeper("x", program, changed=lambda: None, report=lambda _, text: told.append(text))
+    keeper = Keeper("x", program, changed=lambda: None, report=lambda _, __, text: told.append(text))
     keeper.start()
     return keeper
 
@@ -137,7 +137,7 @@ async def test_a_program_that_ends_is_noticed_at_once_and_started_again(tmp_path
     assert first
     os.kill(first, signal.SIGKILL)
     await until(lambda: keeper.up and program.pid not in (None, first))
-    assert events == ["ended (killed by SIGKILL), starting it again"]
+    assert events == ["ended (killed by SIGKILL), starting it again", "again"]
     assert keeper.restarts == 1
     await keeper.stop()
     assert program.pid is None
