@@ -19,9 +19,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet
 
 from mesh.identity import files
+from mesh.identity.issuer import AUDIENCE as AUDIENCE
+from mesh.identity.issuer import ISSUER as ISSUER
 
-ISSUER = "https://nourish.local"
-AUDIENCE = "nourish"
 ALGORITHM = "ES256"
 DEFAULT_LIFETIME = timedelta(hours=1)
 SIGNING_KEY, PUBLIC_KEYS = "token-key.json", "jwks.json"

@@ -19,7 +19,7 @@ from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import (
 from google.protobuf import empty_pb2
 
 from mesh.contract import Method
-from mesh.identity.tokens import AUDIENCE, ISSUER
+from mesh.identity.issuer import AUDIENCE, ISSUER
 from mesh.xds import pb
 from mesh.xds.plan import NodePlan
 
