@@ -19,8 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet
 
 from mesh.identity import files
-from mesh.identity.issuer import AUDIENCE as AUDIENCE
-from mesh.identity.issuer import ISSUER as ISSUER
+from mesh.identity.issuer import AUDIENCE, ISSUER
 
 ALGORITHM = "ES256"
 DEFAULT_LIFETIME = timedelta(hours=1)
