@@ -23,19 +23,21 @@ class Neighbour:
     """A word of the vocabulary that looks like one of the query.
 
     Attributes:
-        word: stemmed.
+        word: as foods spell it.
+        stem: what it has in common with its other forms.
         generic: how many generic foods have it.
         total: how many USDA foods have it.
     """
 
     word: str
+    stem: str
     generic: int
     total: int
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One word of a query, stemmed, and other spellings it may stand for, best first.
+    """One word of a query and the words it may be a misspelling of, best first; all as stems.
 
     Attributes:
         word: as typed.
@@ -50,27 +52,28 @@ class Term:
     closeness: float = 1.0
 
 
-def term(word: str, *, generic: int, total: int, neighbours: Sequence[Neighbour]) -> Term:
+def term(typed: str, stem: str, *, generic: int, total: int, neighbours: Sequence[Neighbour]) -> Term:
     """Decides what a word of a query stands for.
 
     Args:
-        word: stemmed.
+        typed: the word.
+        stem: of it.
         generic: generic foods that have it.
         total: USDA foods that have it.
         neighbours: words that look alike, in any order.
     """
     known = bool(generic) or total >= KNOWN_FOODS
-    if generic or len(word) < _MIN_LETTERS or not word.isalpha():
-        return Term(word, known)
-    errors = 2 if len(word) >= _TWO_ERRORS_FROM and not known else 1
-    usual = [n for n in neighbours if n.total >= _FAR_MORE_USUAL * total]
-    distances = ((OSA.distance(word, n.word, score_cutoff=errors), n) for n in usual)
-    near = sorted((d, not n.generic, -n.total, n.word) for d, n in distances if 0 < d <= errors)
+    if generic or len(typed) < _MIN_LETTERS or not typed.isalpha():
+        return Term(stem, known)
+    errors = 2 if len(typed) >= _TWO_ERRORS_FROM and not known else 1
+    usual = [n for n in neighbours if n.total >= _FAR_MORE_USUAL * total and n.stem != stem]
+    distances = ((OSA.distance(typed, n.word, score_cutoff=errors), n) for n in usual)
+    near = sorted((d, not n.generic, -n.total, n.stem) for d, n in distances if d <= errors)
     if not near:
-        return Term(word, known)
+        return Term(stem, known)
     best = near[0][0]
-    spellings = tuple(w for d, _, _, w in near if d == best)[:_MAX_SPELLINGS]
-    return Term(word, known, spellings=spellings, closeness=round(1.0 - best / len(word), 3))
+    spellings = tuple(dict.fromkeys(s for d, _, _, s in near if d == best))[:_MAX_SPELLINGS]
+    return Term(stem, known, spellings, closeness=round(1.0 - best / len(typed), 3))
 
 
 def lexemes(term_: Term, weights: str = "") -> str:

@@ -64,15 +64,21 @@ _BATCH = sa.select(*_ROW).where(
     _c.owner.in_((sa.literal_column("''"), sa.bindparam("user"))),
 )
 _LOCK = sa.select(*_ROW, _c.owner).where(_c.id == sa.bindparam("id")).with_for_update()
+# No stop words: they have no stem. Errors are looked for where no generic food has the word.
 _WORDS = sa.text(
     """
-    SELECT l.lexeme, w.generic, w.total, n.word AS near_word, n.generic AS near_generic, n.total AS near_total
-    FROM unnest(to_tsvector('pg_catalog.english', food_plain(:query))) l
-    LEFT JOIN food_word w ON w.word = l.lexeme
+    SELECT q.word, q.stem, w.generic, w.total,
+           n.word AS near_word, n.stem AS near_stem, n.generic AS near_generic, n.total AS near_total
+    FROM (
+      SELECT lexeme AS word, (ts_lexize('pg_catalog.english_stem', lexeme))[1] AS stem, positions[1] AS place
+      FROM unnest(to_tsvector('pg_catalog.simple', food_plain(:query)))
+    ) q
+    LEFT JOIN food_word w ON w.word = q.stem
     LEFT JOIN LATERAL (
-      SELECT * FROM food_word v WHERE coalesce(w.generic, 0) = 0 ORDER BY v.word <-> l.lexeme LIMIT 20
+      SELECT * FROM food_word v WHERE coalesce(w.generic, 0) = 0 ORDER BY v.word <-> q.word LIMIT 20
     ) n ON true
-    ORDER BY l.positions[1], l.lexeme
+    WHERE q.stem IS NOT NULL
+    ORDER BY q.place, q.word
     """
 )
 
@@ -105,7 +111,7 @@ class Hit:
         return round(low + width * self.rank / _RANKS, 6)
 
 
-# Foods that have every word: generic and own ones, then branded. Then generic and own ones that have some of the words.
+# Foods that have every word: generic and own ones, then branded. Then generic with some, and own that look alike.
 TIERS = range(3)
 _BANDS = ((0.6, 0.4), (0.3, 0.3), (0.0, 0.3))
 _RANKS = 1_000_000
@@ -166,17 +172,20 @@ class FoodStore:
         """The words of a query, stemmed, with the spellings each may stand for; no stop words, at most MAX_WORDS."""
         async with self._db.connection() as connection:
             rows = (await connection.execute(_WORDS, {"query": query})).all()
-        by_word: dict[str, list[Any]] = {}
+        by_stem: dict[str, list[Any]] = {}
         for row in rows:
-            by_word.setdefault(row.lexeme, []).append(row)
+            by_stem.setdefault(row.stem, []).append(row)
         return [
             term(
-                word,
+                found[0].word,
+                stem,
                 generic=found[0].generic or 0,
                 total=found[0].total or 0,
-                neighbours=[Neighbour(r.near_word, r.near_generic, r.near_total) for r in found if r.near_word],
+                neighbours=[
+                    Neighbour(r.near_word, r.near_stem, r.near_generic, r.near_total) for r in found if r.near_word
+                ],
             )
-            for word, found in list(by_word.items())[:MAX_WORDS]
+            for stem, found in list(by_stem.items())[:MAX_WORDS]
         ]
 
     async def search(
@@ -291,9 +300,8 @@ def _tier(
         filters = [] if len(generic) == len(domain.GENERIC) else [_in(generic)]
         arms.append(_ranked(terms, _in(domain.GENERIC), *filters, *([every] if tier == 0 else [some, ~every])))
     if user and domain.USER in wanted:
-        alike = sa.func.word_similarity(query, _c.display_name) > _OWN_SIMILARITY
-        condition = every if tier == 0 else sa.and_(sa.or_(some, alike), ~every)
-        arms.append(_ranked(terms, _c.owner == user, _c.source == int(domain.USER), condition))
+        own = _c.owner == user, _c.source == int(domain.USER)
+        arms.append(_ranked(terms, *own, every) if tier == 0 else _alike(query, *own, ~every))
     if not arms:
         return None
     found = sa.union_all(*arms).subquery()
@@ -320,6 +328,13 @@ def _ranked(terms: Sequence[Term], *conditions: sa.ColumnElement[bool]) -> sa.Se
             closeness = closeness * sa.case((_has(as_typed(t)), 1.0), else_=t.closeness)
     rank = (0.45 * head + 0.15 * whole + 0.4 * _c.plainness) * closeness * found / float(len(terms))
     return sa.select(_c.id, sa.cast(sa.func.round(rank * _RANKS), sa.Integer).label("rank")).where(*conditions)
+
+
+def _alike(query: str, *conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[str, int]]:
+    """(id, rank) of what fulfils the conditions and looks like the query: for names whose words no vocabulary has."""
+    likeness = sa.func.word_similarity(query, _c.display_name)
+    rank = sa.cast(sa.func.round(likeness * _RANKS), sa.Integer).label("rank")
+    return sa.select(_c.id, rank).where(*conditions, likeness > _OWN_SIMILARITY)
 
 
 def _sum(conditions: Any) -> sa.ColumnElement[Any]:
@@ -356,13 +371,23 @@ INDEXES = {
     " WHERE source IN (1, 2, 3)",
     "food_branded_terms": "CREATE INDEX IF NOT EXISTS food_branded_terms ON food USING gin (terms) WHERE source IN (4)",
 }
-_VOCABULARY = f"""
-    INSERT INTO food_word
-    SELECT word, sum(generic), sum(generic + branded) FROM (
+# Stems, and as generic foods spell them: an error shows in the word, not in its stem ("choclate" is no "chocol").
+_VOCABULARY = (
+    f"""
+    INSERT INTO food_word (word, stem, generic, total)
+    SELECT word, word, sum(generic), sum(generic + branded) FROM (
       SELECT word, ndoc AS generic, 0 AS branded FROM ts_stat('SELECT terms FROM food WHERE source IN (1, 2, 3)')
       UNION ALL SELECT word, 0, ndoc FROM ts_stat('SELECT terms FROM food WHERE source IN (4)')
     ) GROUP BY word HAVING sum(generic) > 0 OR sum(branded) >= {KNOWN_FOODS}
-"""  # noqa: S608 - a constant of ours
+    """,  # noqa: S608 - a constant of ours
+    """
+    INSERT INTO food_word (word, stem, generic, total)
+    SELECT s.word, w.stem, w.generic, w.total FROM ts_stat(
+      'SELECT to_tsvector(''pg_catalog.simple'', food_plain(display_name)) FROM food WHERE source IN (1, 2, 3)'
+    ) s JOIN food_word w ON w.word = (ts_lexize('pg_catalog.english_stem', s.word))[1]
+    ON CONFLICT DO NOTHING
+    """,
+)
 
 
 @dataclass(slots=True)
@@ -400,12 +425,10 @@ async def loader(db: Database) -> AsyncIterator[Loader]:
         await connection.execute(
             "SET statement_timeout = 0; SET max_parallel_maintenance_workers = 0; SET maintenance_work_mem = '256MB'"
         )
-        try:
-            yield Loader(connection)
-        finally:
-            if not connection.is_closed():
-                await connection.execute("SELECT pg_advisory_unlock_all()")
-                await connection.execute("RESET ALL")
+        yield Loader(connection)
+        # Not after a failure: the connection then closes, and takes lock and settings with it.
+        await connection.execute("SELECT pg_advisory_unlock_all()")
+        await connection.execute("RESET ALL")
 
 
 class Loader:
@@ -456,7 +479,8 @@ class Loader:
         yield "vocabulary"
         async with self._connection.transaction():
             await self._connection.execute("TRUNCATE food_word")
-            await self._connection.execute(_VOCABULARY)
+            for statement in _VOCABULARY:
+                await self._connection.execute(statement)
         yield "statistics"
         await self._connection.execute("VACUUM (ANALYZE) food")
         await self._connection.execute("ANALYZE food_word")

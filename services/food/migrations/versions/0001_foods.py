@@ -69,8 +69,9 @@ STATEMENTS = (
     """,
     """
     CREATE TABLE food_word (
-      word text COLLATE "C" PRIMARY KEY,               -- as stemmed for `food.terms`
-      generic integer NOT NULL,                        -- generic foods that have it
+      word text COLLATE "C" PRIMARY KEY,               -- a stem, or a word as generic foods spell it
+      stem text COLLATE "C" NOT NULL,                  -- as in `food.terms`
+      generic integer NOT NULL,                        -- generic foods that have the stem
       total integer NOT NULL
     )
     """,
