@@ -117,15 +117,23 @@ class Keeper:
     """Keeps one program running, and says at each change whether it is up.
 
     `report` gets a line for people at each exit and failure, and when it is up again; `changed()` is called when `up`
-    turns.
+    turns. A program that never came up is given up after three failures, unless `patient`.
     """
 
-    def __init__(self, name: str, program: Program, *, changed: Callable[[], None], report: Report) -> None:
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        *,
+        changed: Callable[[], None],
+        report: Report,
+        patient: bool = False,
+    ) -> None:
         self.name = name
         self.program = program
         self.up = False
         self.restarts = 0
-        self._changed, self._report = changed, report
+        self._changed, self._report, self._patient = changed, report, patient
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
@@ -179,7 +187,8 @@ class Keeper:
             except (LocalError, OSError) as error:
                 reason = explain(error)
                 self._report("trouble", self.name, str(reason))
-                if not self._first.done() and (not reason.passing or failures + 1 >= FATAL_FAILURES):
+                hopeless = not reason.passing or failures + 1 >= FATAL_FAILURES
+                if hopeless and not self._first.done() and not self._patient:
                     reason.args = (f"{self.name}: {reason}",)
                     raise reason from None
             else:

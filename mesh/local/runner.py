@@ -83,7 +83,7 @@ def check_port(port: int) -> None:
 
 
 def _on_signals() -> asyncio.Event:
-    """Set by the first SIGINT or SIGTERM. At the second, this process ends and the death signal ends its children."""
+    """Set by the first SIGINT, SIGTERM or SIGHUP. The second ends this process, and so its children."""
     stop = asyncio.Event()
 
     def handle() -> None:
@@ -91,7 +91,7 @@ def _on_signals() -> asyncio.Event:
             os._exit(130)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, handle)
     return stop
 

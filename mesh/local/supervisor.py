@@ -59,7 +59,10 @@ class Mesh:
         self._keep_control = self._keeper("control", self._control)
 
     async def start(self) -> None:
-        """Starts all, callees before callers, the edge last; returns when the edge serves.
+        """Starts all at once but the edge, which waits until all is ready; returns when the edge serves.
+
+        Callers do not wait for their callees to start: they must live with callees that come and go in any case, and
+        one after the other would take twice as long.
 
         Raises:
             LocalError: something cannot start; what has started goes on until `stop`.
@@ -105,6 +108,7 @@ class Mesh:
         await _cancel([self._rotation] if self._rotation else [])
         self._authority = await asyncio.to_thread(_issue_all, self._paths.identity, names)
         self._rotation = asyncio.create_task(self._authority.rotate_forever(names), name="rotate certificates")
+        self._rotation.add_done_callback(self._ended)
 
     async def _start_control(self, identities: asyncio.Future[None]) -> None:
         self._keep_control.start(identities)
@@ -157,7 +161,9 @@ class Mesh:
             log=self._paths.app_log(instance.id),
             on_status=lambda text: self._status(instance.id, text),
         )
-        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._say)
+        # Later than at the start somebody is at work, with a fix to come: there is no giving up.
+        patient = self._phase == "ready"
+        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._say, patient=patient)
 
     def _envoy(self, instance: Instance) -> Envoy:
         paths, is_edge = self._paths, instance.service == EDGE
@@ -205,11 +211,10 @@ class Mesh:
 
     async def _follow_values(self) -> None:
         """Follows what `mesh apply` records: replicas are the runner's business, all else the control plane's."""
-        path, seen = self._paths.values, self._paths.values.stat().st_mtime_ns
+        path, seen = self._paths.values, _modified(self._paths.values)
         while True:
             await asyncio.sleep(VALUES_POLL_SECONDS)
-            modified = path.stat().st_mtime_ns if path.exists() else seen
-            if modified != seen:
+            if (modified := _modified(path)) not in (seen, None):
                 seen = modified
                 try:
                     await self.reconcile(self._part(load(self._in_force())))
@@ -246,8 +251,14 @@ class Mesh:
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
         self._tasks = [t for t in self._tasks if not t.done()] + [task]
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Work in the background fails for reasons that are told elsewhere, or by a defect of ours."""
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, LocalError):
+            self._say("trouble", "mesh", f"{task.get_name()} ended by a defect: {error!r}")
 
     def _say(self, kind: Kind, subject: str, text: str = "") -> None:
         with suppress(OSError):  # a full disk or a closed terminal must not end what runs
@@ -275,6 +286,12 @@ class Mesh:
         )
         with suppress(OSError):
             state.write(self._paths.state)
+
+
+def _modified(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns
+    return None
 
 
 def _issue_all(folder: Path, names: dict[str, str]) -> CertificateAuthority:

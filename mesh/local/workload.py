@@ -15,7 +15,10 @@ from mesh.topology import EDGE, Instance
 
 
 class Workload:
-    """Keeps both processes of an instance running. `changed()` is called whenever what others may know has changed."""
+    """Keeps both processes of an instance running.
+
+    `changed()` is called whenever what others may know has changed; `report` and `patient` are a Keeper's.
+    """
 
     def __init__(
         self,
@@ -25,13 +28,14 @@ class Workload:
         *,
         changed: Callable[[], None],
         report: Report,
+        patient: bool,
     ) -> None:
         self.instance = instance
         self.status = ""
         self._envoy = proxy
         self._leaving = False
-        self._proxy = Keeper(f"{instance.id} proxy", proxy, changed=changed, report=report)
-        self._app = Keeper(instance.id, app, changed=changed, report=report)
+        self._proxy = Keeper(f"{instance.id} proxy", proxy, changed=changed, report=report, patient=patient)
+        self._app = Keeper(instance.id, app, changed=changed, report=report, patient=patient)
         self._changed = changed
 
     def start(self, *, proxy_after: asyncio.Future[None], app_after: asyncio.Future[None]) -> None:

@@ -200,3 +200,12 @@ def test_a_structured_log_line_is_shown_as_its_message_and_its_error() -> None:
     assert process.readable(line) == "the service stopped: TypeError: not a str"
     for plain in ("plain text", "[1]", "3", '{"other": 1}'):
         assert process.readable(plain) == plain
+
+
+async def test_a_patient_keeper_does_not_give_up(tmp_path: Path) -> None:
+    program = Flaky(tmp_path / "log", failures=5)
+    keeper = Keeper("x", program, changed=lambda: None, report=lambda *_: None, patient=True)
+    keeper.start()
+    await keeper.ready()
+    assert program.starts == 6
+    await keeper.stop()
