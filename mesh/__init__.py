@@ -1,0 +1,1 @@
+"""The platform: it knows contracts, values and proxies, and no service."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.failure import Exit, refused
+from mesh.cli.failure import Exit, Failure, refused
 from mesh.cli.output import console, print_json, span
 from mesh.cli.place import json_option, paths, read_values, state, values_options
 from mesh.cli.token import Span
 
 if TYPE_CHECKING:
     from nourish.mesh.v1 import control_pb2
+    from nourish.mesh.v1.control_pb2_grpc import ControlServiceAsyncStub
 
     from mesh.values import ValuesFile
 
 # What the control plane may need beyond the wait for the proxies: check, compile, and restore if it must.
 MARGIN_SECONDS = 20
+POLL_SECONDS = 0.05
 
 
 @click.command("apply")
@@ -72,7 +75,23 @@ async def _apply(files: list[ValuesFile], dry_run: bool, seconds: float) -> cont
     for file in files:
         request.files.add(path=file.path, content=file.text)
     async with control_plane(paths()) as stub:
+        await _told_by_the_runner(stub, seconds)
         return await stub.ApplyValues(request, timeout=seconds + MARGIN_SECONDS)
+
+
+async def _told_by_the_runner(stub: ControlServiceAsyncStub, seconds: float) -> None:
+    """Waits until the runner has given a control plane that just started the values in force.
+
+    An edit that comes before them would be overwritten by them.
+    """
+    from nourish.mesh.v1 import control_pb2
+
+    deadline = time.monotonic() + seconds
+    while not (await stub.GetMesh(control_pb2.GetMeshRequest(), timeout=seconds)).revision:
+        if time.monotonic() > deadline:
+            hint = "the runner has not told it the values in force: `mesh logs mesh`"
+            raise Failure("the control plane has just started and has no values yet", Exit.NOT_RUNNING, hint)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 def _print_json(answer: control_pb2.ApplyValuesResponse) -> None:

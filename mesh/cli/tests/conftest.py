@@ -18,6 +18,8 @@ import pytest
 from click.testing import CliRunner, Result
 from nourish.food.v1 import food_pb2
 from nourish.food.v1.food_pb2_grpc import FoodServiceServicer
+from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
 from mesh.cli import main
 from mesh.identity import tokens
@@ -84,8 +86,8 @@ def without_control(home: Path) -> Paths:
     return paths
 
 
-@pytest.fixture(scope="module")
-def control() -> Iterator[Paths]:
+@contextmanager
+def control_process() -> Iterator[Paths]:
     """A real control plane on its socket, and food's certificate."""
     with temporary_paths() as paths:
         paths.prepare_home()
@@ -105,12 +107,30 @@ def control() -> Iterator[Paths]:
             process.wait()
 
 
+@pytest.fixture(scope="module")
+def control() -> Iterator[Paths]:
+    """A control plane that was told the shipped values, as the runner does."""
+    with control_process() as paths, grpc.insecure_channel(f"unix:{paths.control_socket}") as channel:
+        shipped = control_pb2.ValuesFile(path="values.yaml", content=(ROOT / "helm/values.yaml").read_text())
+        ControlServiceStub(channel).ApplyValues(control_pb2.ApplyValuesRequest(files=[shipped]), timeout=20)
+        yield paths
+
+
 @pytest.fixture
 def mesh(control: Paths, monkeypatch: pytest.MonkeyPatch) -> Paths:
     """The state of a mesh that is up, with that control plane, for this test's command."""
     monkeypatch.setenv("MESH_HOME", str(control.home))
     describe(control)
     return control
+
+
+@pytest.fixture
+def new_control(monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
+    """The same with a control plane that nobody has told anything yet."""
+    with control_process() as paths:
+        monkeypatch.setenv("MESH_HOME", str(paths.home))
+        describe(paths)
+        yield paths
 
 
 @pytest.fixture

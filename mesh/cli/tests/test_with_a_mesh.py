@@ -24,6 +24,13 @@ def test_an_edit_is_applied_described_and_recorded(run, mesh):
     assert "in force already" in run("apply", "--set", "services.food.canary.weight=42").stdout
 
 
+def test_an_edit_waits_until_the_runner_has_told_a_new_control_plane_the_values(run, new_control):
+    refused = run("apply", "--timeout", "1s")
+    assert refused.exit_code == Exit.NOT_RUNNING
+    assert "no values yet" in refused.stderr
+    assert not new_control.values.exists()
+
+
 def test_a_dry_run_and_a_refused_edit_change_nothing(run, mesh, tmp_path):
     assert run("apply").exit_code == 0
     before, recorded = json.loads(run("status", "--json").stdout)["revision"], mesh.values.read_text()
