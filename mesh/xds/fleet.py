@@ -15,7 +15,7 @@ from mesh.xds.stream import Stream
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Proxy:
     """A proxy that is connected or was. It has two streams only while one instance replaces another."""
 
@@ -76,7 +76,7 @@ class Fleet:
             check_change(known.snapshot if known else None, compile_node(plan.node(node)))
 
     def adopt(self, topology: Topology | None) -> list[Proxy]:
-        """Takes these values. Returns the proxies that are to get something new.
+        """Takes these values. Returns the connected proxies that are to get something new.
 
         Raises:
             SnapshotError: as `check`; nothing is changed.
@@ -87,7 +87,7 @@ class Fleet:
         return self._publish()
 
     def report(self, source: str, hosts: Iterable[Host]) -> list[Proxy]:
-        """Takes all endpoints that one source knows. Returns the proxies that are to get something new."""
+        """Takes all endpoints that one source knows. Returns the connected proxies that are to get something new."""
         self.hosts = {**self.hosts, source: tuple(hosts)}
         return self._publish()
 
@@ -96,7 +96,7 @@ class Fleet:
             return []
         plan, changed = self._plan(self.topology), []
         for proxy in self.proxies.values():
-            snapshot = self._compile(plan, proxy.node)
+            snapshot = self._compile(plan, proxy.node) if proxy.streams else None
             if snapshot is None or (proxy.snapshot and snapshot.versions == proxy.snapshot.versions):
                 continue
             proxy.snapshot = snapshot

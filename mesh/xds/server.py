@@ -122,23 +122,19 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self._fleet = fleet
         self._progress = progress
         self._edits = asyncio.Lock()
+        self._running: set[asyncio.Task[control_pb2.ApplyValuesResponse]] = set()
         self._epoch = secrets.token_hex(8)
 
     async def ApplyValues(
         self, request: control_pb2.ApplyValuesRequest, context: Context
     ) -> control_pb2.ApplyValuesResponse:
-        """One edit at a time: all of it, or none."""
+        """One edit at a time: all of it, or none, even if the caller does not wait for the answer."""
         await _validate(request, context)
-        async with self._edits:
-            try:
-                topology = self._check(request)
-            except (values.ValuesError, SnapshotError) as error:
-                return self._answer(self._fleet.topology, applied=False, errors=error.problems)
-            described = changes.describe(self._fleet.topology, topology)
-            if request.dry_run:
-                return self._answer(self._fleet.topology, applied=False, changes=described)
-            seconds = request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS
-            return await self._push(topology, described, _at_most(seconds, context))
+        seconds = _at_most(request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS, context)
+        edit = asyncio.create_task(self._apply(request, seconds))
+        self._running.add(edit)
+        edit.add_done_callback(self._running.discard)
+        return await asyncio.shield(edit)
 
     async def ReportEndpoints(
         self, request: control_pb2.ReportEndpointsRequest, context: Context
@@ -174,6 +170,17 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no proxy {request.node!r} has connected; known: {known}")
         return control_pb2.GetNodeConfigResponse(json=json.dumps(as_json(proxy.snapshot), indent=2))
 
+    async def _apply(self, request: control_pb2.ApplyValuesRequest, seconds: float) -> control_pb2.ApplyValuesResponse:
+        async with self._edits:
+            try:
+                topology = self._check(request)
+                described = changes.describe(self._fleet.topology, topology)
+                if request.dry_run:
+                    return self._answer(self._fleet.topology, applied=False, changes=described)
+                return await self._push(topology, described, seconds)
+            except (values.ValuesError, SnapshotError) as error:
+                return self._answer(self._fleet.topology, applied=False, errors=error.problems)
+
     def _check(self, request: control_pb2.ApplyValuesRequest) -> Topology:
         topology = values.load([values.ValuesFile(file.path, file.content) for file in request.files])
         problems = values.check(topology, self._fleet.contract)
@@ -193,15 +200,17 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
 
         await self._progress.until(lambda: bool(refused()) or _all_settled(changed), seconds)
         took = time.monotonic() - started
-        late = [f"{p.node.id} did not answer within {seconds:g} s" for p in changed if not p.settled]
-        if errors := refused() or late:
-            return await self._restore(good, errors)
+        silent = [p for p in changed if not p.settled]
+        if errors := refused() or [f"{p.node.id} did not answer within {seconds:g} s" for p in silent]:
+            return await self._restore(good, errors, silent)
         answer = self._answer(topology, applied=True, changes=described, proxies=[p.node.id for p in changed])
         answer.converged_in.CopyFrom(pb.seconds(took))
         return answer
 
-    async def _restore(self, good: Topology | None, errors: list[str]) -> control_pb2.ApplyValuesResponse:
-        changed = self._fleet.adopt(good)
+    async def _restore(
+        self, good: Topology | None, errors: list[str], silent: list[Proxy]
+    ) -> control_pb2.ApplyValuesResponse:
+        changed = [proxy for proxy in self._fleet.adopt(good) if proxy not in silent]
         await self._progress.until(lambda: _all_settled(changed), RESTORE_SECONDS)
         log.error("edit undone: %s", "; ".join(errors))
         return self._answer(good, applied=False, errors=errors)

@@ -114,6 +114,7 @@ class Stream:
             pointed_at.stale = True
         subscription.sent, subscription.sent_version = dict(wanted), version(wanted)
         subscription.nonce, subscription.answered, subscription.stale = str(next(self._nonces)), False, False
+        subscription.error = ""
         return DiscoveryResponse(
             type_url=type_url,
             version_info=subscription.sent_version,

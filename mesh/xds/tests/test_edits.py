@@ -70,6 +70,21 @@ async def test_silence_is_undone(lab: Lab) -> None:
     assert (await lab.apply(values(90))).applied
 
 
+async def test_caller_goes_away(lab: Lab) -> None:
+    """An edit whose caller gives up is still undone if a proxy does not take it: nothing half-applied stays."""
+    await start(lab, "store-0", "front-0", "front-1")
+    frozen = lab.proxies["front-1"].process
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        edit = asyncio.create_task(lab.apply(values(90), timeout=duration_pb2.Duration(seconds=1)))
+        await poll(lambda: _weight(lab, 90))
+        edit.cancel()
+        await poll(lambda: _weight(lab, 10))
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    assert (await lab.apply(values(90))).applied
+
+
 async def test_what_is_refused_at_once(lab: Lab) -> None:
     """Values that make no sense reach no proxy, and the answer names the line; a dry run changes nothing."""
     await lab.report()
