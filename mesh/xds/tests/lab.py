@@ -181,7 +181,7 @@ class Lab:
         (folder / "bootstrap.yaml").write_text(config)
         with (folder / "envoy.log").open("ab") as log:
             command = (str(ENVOY), "-c", str(folder / "bootstrap.yaml"), "--concurrency", "1", "-l", "warning")
-            options = ("--use-dynamic-base-id", "--drain-time-s", "1", "--file-flush-interval-msec", "50")
+            options = ("--disable-hot-restart", "--drain-time-s", "1", "--file-flush-interval-msec", "50")
             process = await asyncio.create_subprocess_exec(*command, *options, stdout=log, stderr=log, env=os.environ)
         started = Proxy(id, folder, process)
         self.stack.push_async_callback(started.stop)

@@ -123,7 +123,7 @@ async def running(config: bytes, folder: Path) -> AsyncIterator[Edge]:
     """Starts Envoy on a binary bootstrap whose admin socket is folder/admin.sock."""
     (folder / "edge.pb").write_bytes(config)
     with (folder / "envoy.log").open("wb") as log:
-        options = ("--concurrency", "1", "-l", "warning", "--use-dynamic-base-id", "--file-flush-interval-msec", "100")
+        options = ("--concurrency", "1", "-l", "warning", "--disable-hot-restart", "--file-flush-interval-msec", "100")
         process = await asyncio.create_subprocess_exec(
             ENVOY, "-c", folder / "edge.pb", *options, stdout=log, stderr=log
         )
