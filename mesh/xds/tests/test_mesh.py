@@ -253,6 +253,40 @@ async def test_loss_of_an_instance_under_load(lab: Lab) -> None:
     assert await lab.proxies["front-0"].stat("cluster.store.stable.upstream_rq_retry_success")
 
 
+async def test_withdrawn_instance_loses_no_call(lab: Lab) -> None:
+    """Withdrawn, acknowledged, idle, stopped: in this order an instance goes without a failed call or a retry."""
+
+    async def slow(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await asyncio.sleep(0.05)
+        return b"store-1"
+
+    await lab.app("store-1", slow)
+    await start(lab, "store-0", "store-1", "front-0", weight=0)
+    answers: Counter[bytes] = Counter()
+    gone = asyncio.Event()
+
+    async def client(channel: grpc.aio.Channel) -> None:
+        while not gone.is_set():
+            answers[await call(channel, SWEEP)] += 1  # not safe to repeat
+
+    async with lab.proxies["front-0"].channel() as channel, asyncio.TaskGroup() as clients:
+        for _ in range(5):
+            clients.create_task(client(channel))
+        await poll(lambda: _answered(answers, 50))
+        assert not (await lab.report("store-0", wait=True)).waiting
+        await poll(lambda: _idle(lab.proxies["store-1"]))
+        await lab.proxies["store-1"].stop()
+        before = answers.total()
+        await poll(lambda: _answered(answers, before + 50))
+        gone.set()
+    assert answers[b"store-1"]
+    assert not await lab.proxies["front-0"].stat("cluster.store.stable.upstream_rq_retry")
+
+
+async def _idle(proxy: Proxy) -> bool:
+    return not await proxy.stat("http.inbound.downstream_rq_active")
+
+
 async def _answered(answers: Counter[bytes], count: int) -> bool:
     return answers.total() >= count
 
