@@ -114,7 +114,8 @@ def plainness(source: int, name: str, category: str, figures: Figures) -> float:
     score = 0.7 - 0.02 * name.count(" ")
     if source != BRANDED:
         words = set(_WORD.findall(name.lower()))
-        score += 0.1 * min(2, len(words & _PLAIN)) - 0.2 * min(2, len(words & _PARTICULAR))
+        score += 0.1 * min(2, len(words & _PLAIN)) + 0.03 * ("raw" in words)
+        score -= 0.2 * min(2, len(words & _PARTICULAR))
         if _BRAND.search(name):
             score -= 0.3  # a brand among the generic foods
         if category.startswith(_SPECIAL_CATEGORIES):

@@ -142,27 +142,8 @@ class FoodStore:
     async def page(
         self, user: str, *, category: str, source: int, after: tuple[str, str] | None, limit: int
     ) -> Sequence[FoodRow]:
-        """At most `limit` foods after (display_name, id), in that order; '' and 0 do not filter.
-
-        Each arm (USDA's four sources, the user's own) reads its own stretch of an index, so a late page costs what the
-        first does.
-        """
-        arms = [(USDA_OWNER, s) for s in (*domain.GENERIC, domain.BRANDED)] + [(user, domain.USER)] * bool(user)
-        keys = []
-        for owner, arm_source in arms:
-            if source not in (0, arm_source):
-                continue
-            key = sa.select(_c.display_name, _c.id).where(_c.owner == owner, _c.source == int(arm_source))
-            if category:
-                key = key.where(_c.category == category)
-            if after:
-                key = key.where(sa.tuple_(_c.display_name, _c.id) > sa.tuple_(*map(sa.literal, after)))
-            keys.append(key.order_by(_c.display_name, _c.id).limit(limit).subquery().select())
-        if not keys:
-            return ()
-        found = sa.union_all(*keys).subquery()
-        page = sa.select(found).order_by(found.c.display_name, found.c.id).limit(limit).subquery()
-        statement = sa.select(*_ROW).join(page, page.c.id == _c.id).order_by(page.c.display_name, page.c.id)
+        """At most `limit` foods after (display_name, id), in that order; '' and 0 do not filter."""
+        statement = page_statement(user, category=category, source=source, after=after, limit=limit)
         async with self._db.connection() as connection:
             return [FoodRow(*row) for row in await connection.execute(statement)]
 
@@ -270,6 +251,29 @@ class LockedFood:
     async def delete(self) -> None:
         """Removes it."""
         await self._connection.execute(_food.delete().where(_c.id == self.row.id))
+
+
+def page_statement(
+    user: str, *, category: str, source: int, after: tuple[str, str] | None, limit: int
+) -> sa.Select[Any]:
+    """The statement of `FoodStore.page`.
+
+    Each arm (USDA's four sources, the user's own) reads its own stretch of an index, so a late page costs what the
+    first does.
+    """
+    arms = [(USDA_OWNER, s) for s in (*domain.GENERIC, domain.BRANDED)] + [(user, domain.USER)]
+    keys = []
+    for owner, arm_source in arms:
+        key = sa.select(_c.display_name, _c.id).where(_c.owner == owner, _c.source == int(arm_source))
+        if category:
+            key = key.where(_c.category == category)
+        if after:
+            key = key.where(sa.tuple_(_c.display_name, _c.id) > sa.tuple_(*map(sa.literal, after)))
+        if source in (0, arm_source):
+            keys.append(key.order_by(_c.display_name, _c.id).limit(limit).subquery().select())
+    found = sa.union_all(*keys).subquery()
+    page = sa.select(found).order_by(found.c.display_name, found.c.id).limit(limit).subquery()
+    return sa.select(*_ROW).join(page, page.c.id == _c.id).order_by(page.c.display_name, page.c.id)
 
 
 def _values(content: Content) -> dict[str, Any]:
@@ -459,10 +463,10 @@ class Loader:
         return ImportState(data)
 
     async def add(self, lines: bytes, state: ImportState) -> None:
-        """Adds foods, CSV of COPY_COLUMNS, and moves the cursor to `state`, both or neither."""
+        """Adds foods, in COPY's text format, and moves the cursor to `state`, both or neither."""
         async with self._connection.transaction():
             await self._connection.copy_to_table(
-                "food", source=BytesIO(lines), columns=COPY_COLUMNS, format="csv", null="\\N"
+                "food", source=BytesIO(lines), columns=COPY_COLUMNS, format="text"
             )
             await self._connection.execute(
                 "UPDATE usda_import SET rows_read = $1, foods = $2, counts = $3",

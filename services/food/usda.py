@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
-import io
 import itertools
 import logging
 import re
@@ -53,7 +52,7 @@ Row = list[str]
 
 @dataclass(slots=True)
 class Chunk:
-    """Whole names, read and judged: `lines` is what goes into the table, as CSV of `store.COPY_COLUMNS`."""
+    """Whole names, read and judged: `lines` goes into the table, in COPY's text format and `store.COPY_COLUMNS`."""
 
     rows: int
     foods: int
@@ -157,19 +156,16 @@ def read_chunks(path: Path, *, skip: int = 0, chunk_rows: int = CHUNK_ROWS) -> I
 
 
 def _read_chunk(groups: Iterator[tuple[str, Iterator[Row]]], chunk_rows: int) -> Chunk | None:
-    rows = foods = 0
+    rows = 0
     counts: Counter[str] = Counter()
-    out = io.StringIO()
-    writer = csv.writer(out)
+    lines: list[str] = []
     for name, group in groups:
         same_name = list(group)
         rows += len(same_name)
-        merged = merge(name, same_name, counts)
-        foods += len(merged)
-        writer.writerows(merged)
+        lines += merge(name, same_name, counts)
         if rows >= chunk_rows:
             break
-    return Chunk(rows, foods, out.getvalue().encode(), counts) if rows else None
+    return Chunk(rows, len(lines), "".join(lines).encode(), counts) if rows else None
 
 
 @dataclass(slots=True)
@@ -181,8 +177,8 @@ class _Draft:
     portions: dict[tuple[str, float], None] = field(default_factory=dict)  # an ordered set
 
 
-def merge(raw_name: str, rows: list[Row], counts: Counter[str]) -> list[tuple[object, ...]]:
-    """Makes foods of all rows of one name, in the order of `store.COPY_COLUMNS`; counts what was left out or mended."""
+def merge(raw_name: str, rows: list[Row], counts: Counter[str]) -> list[str]:
+    """Makes foods of all rows of one name, as lines of a COPY; counts what was left out or mended."""
     name = " ".join(raw_name.split())
     drafts: dict[tuple[int, str], _Draft] = {}
     for row in rows:
@@ -235,7 +231,7 @@ def _portion(description: str, grams: str, counts: Counter[str]) -> tuple[str, f
     return _UNIT_CODE.sub(lambda m: _UNIT_CODES[m[0]], text) or "1 serving", weight
 
 
-def _line(source: int, texts: str, raw_name: str, name: str, draft: _Draft) -> tuple[object, ...]:
+def _line(source: int, texts: str, raw_name: str, name: str, draft: _Draft) -> str:
     category = draft.category
     if len(category) > _MAX_CATEGORY:
         category = category[: _MAX_CATEGORY - 1].rsplit(" ", 1)[0] + "…"
@@ -243,7 +239,9 @@ def _line(source: int, texts: str, raw_name: str, name: str, draft: _Draft) -> t
     grams = "{" + ",".join(str(weight) for _, weight in draft.portions) + "}"
     plainness = domain.plainness(source, name, category, draft.figures)
     etag = domain.short_hash(f"{category}\0{texts}\0{names}\0{grams}")
-    return domain.usda_id(source, raw_name, texts), source, name, category, texts, names, grams, etag, plainness
+    id_ = domain.usda_id(source, raw_name, texts)
+    fields = id_, str(source), name, category, texts, names, grams, etag, str(plainness)
+    return "\t".join(fields).replace("\\", "\\\\") + "\n"  # white space was normalised: only backslashes need escaping
 
 
 def _array(texts: list[str]) -> str:

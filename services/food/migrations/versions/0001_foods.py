@@ -30,11 +30,11 @@ STATEMENTS = (
         ELSE split_part(plain, ',', 1)
       END
     """,
-    # The words of the thing have weight A, all words have weight B.
+    # The words of the thing have weight A, all words have weight B. What a label says is all the thing.
     """
-    CREATE FUNCTION food_terms(name text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+    CREATE FUNCTION food_terms(name text, source smallint) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
       CASE
-        WHEN strpos(name, ',') = 0 THEN setweight(to_tsvector('pg_catalog.english', food_plain(name)), 'A')
+        WHEN source = 4 THEN setweight(to_tsvector('pg_catalog.english', food_plain(name)), 'A')
         ELSE setweight(to_tsvector('pg_catalog.english', food_head(food_plain(name))), 'A')
           || setweight(to_tsvector('pg_catalog.english', food_plain(name)), 'B')
       END
@@ -53,7 +53,7 @@ STATEMENTS = (
       plainness real NOT NULL,
       create_time timestamptz NOT NULL DEFAULT now(),
       update_time timestamptz NOT NULL DEFAULT now(),
-      terms tsvector GENERATED ALWAYS AS (food_terms(display_name)) STORED
+      terms tsvector GENERATED ALWAYS AS (food_terms(display_name, source)) STORED
     )
     """,
     """
