@@ -26,7 +26,7 @@ from mesh.local.errors import (
 from mesh.local.events import Event
 from mesh.local.lock import Lock
 from mesh.local.paths import Paths
-from mesh.local.process import end_leftovers, rotate, tail
+from mesh.local.process import end_leftovers, is_alive, rotate, tail
 
 KINDS: tuple[type[LocalError], ...] = (
     AlreadyRunningError,
@@ -85,21 +85,20 @@ async def down(home: Path, *, wipe: bool) -> bool:
         LocalError: it did not end in a minute.
     """
     paths = Paths.at(home)
-    running = False
-    deadline = time.monotonic() + DOWN_SECONDS
-    while holder := lock.read(paths.lock):
-        if not running:
-            os.kill(holder.pid, signal.SIGTERM)
-            running = True
-        if time.monotonic() > deadline:
-            raise LocalError(f"the runner (pid {holder.pid}) does not end; {paths.logs / 'mesh.log'} may say why")
-        await asyncio.sleep(POLL_SECONDS)
+    holder = lock.read(paths.lock)
+    if holder:
+        os.kill(holder.pid, signal.SIGTERM)
+        deadline = time.monotonic() + DOWN_SECONDS
+        while is_alive(holder.pid):
+            if time.monotonic() > deadline:
+                raise LocalError(f"the runner (pid {holder.pid}) does not end; {paths.logs / 'mesh.log'} may say why")
+            await asyncio.sleep(POLL_SECONDS)
     if paths.home.is_dir():
         with Lock(paths.lock):
             clear(paths)
             if wipe:
                 paths.wipe()
-    return running
+    return holder is not None
 
 
 def clear(paths: Paths) -> None:

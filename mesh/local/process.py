@@ -254,6 +254,19 @@ def readable(line: str) -> str:
         return line
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended, and whose parent has not looked yet, does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return sys.platform != "linux"
+
+
 def rotate(log: Path) -> None:
     """Puts a large log aside as `<name>.1`; one old file is kept."""
     with suppress(FileNotFoundError):

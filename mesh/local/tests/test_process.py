@@ -31,13 +31,6 @@ async def until(done: Callable[[], object], seconds: float = 10.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def python(code: str, log: Path, **env: str) -> Child:
     return Child([sys.executable, "-c", code], log, env=env)
 
@@ -92,7 +85,7 @@ async def test_stopping_ends_what_the_process_itself_has_started(tmp_path: Path)
     await until(child.tail)
     grandchild = int(child.tail())
     await child.stop(5)
-    await until(lambda: not alive(grandchild))
+    await until(lambda: not process.is_alive(grandchild))
 
 
 async def test_a_program_that_does_not_exist_says_so_in_its_log(tmp_path: Path) -> None:
@@ -112,10 +105,10 @@ async def test_a_child_ends_when_the_process_that_started_it_is_killed(tmp_path:
     runner = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     assert runner.stdout
     pid = int(await runner.stdout.readline())
-    assert alive(pid)
+    assert process.is_alive(pid)
     runner.kill()
     await runner.wait()
-    await until(lambda: not alive(pid))
+    await until(lambda: not process.is_alive(pid))
 
 
 async def test_leftovers_are_found_by_their_mark_alone(tmp_path: Path) -> None:
