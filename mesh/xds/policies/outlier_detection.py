@@ -28,6 +28,8 @@ def cluster(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
             max_ejection_percent=pb.uint32(50),
             # The defaults never eject in a cluster of three or fewer: 50 % of them is less than one after the first.
             always_eject_one_host=pb.true(),
+            # It was ejected for its answers: that it still passes its health check is no news.
+            successful_active_health_check_uneject_host=pb.false(),
             # Too few instances for a standard deviation to mean anything.
             enforcing_success_rate=pb.uint32(0),
             enforcing_local_origin_success_rate=pb.uint32(0),
