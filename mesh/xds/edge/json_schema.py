@@ -88,7 +88,9 @@ class _Types:
             return "{}"
         if binding.body == "*":
             return "{raw=true}" if message == _RAW else f"{{spec={self._message(message)}}}"
-        field = next(f for f in self._messages[message].field if f.name == binding.body)
+        for part in binding.body.split("."):
+            field = next(f for f in self._messages[message].field if f.name == part)
+            message = field.type_name
         return "{raw=true}" if field.type_name == _RAW else f"{{spec={self._field(field)}}}"
 
     def source(self) -> str:

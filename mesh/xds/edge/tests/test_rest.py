@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from joserfc import jwt
 
@@ -181,6 +183,20 @@ async def test_a_body_where_and_as_it_belongs(
 async def test_no_content_type_leads_round_the_json_check(edge: Edge, kind: str) -> None:
     answer = await edge("POST", BOOKS, content='{"bogus":1}', headers={"content-type": kind})
     assert answer.status_code >= 400 or answer.headers.get("grpc-status") not in (None, "0")
+
+
+async def test_a_body_that_http2_does_not_announce_is_refused_too(edge: Edge) -> None:
+    """The transcoder would merge it into the request of a GET."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"pageSize":1}'
+
+    async with httpx.AsyncClient(base_url=edge.http.base_url, http1=False, http2=True) as client:
+        assert (await client.get(BOOKS)).status_code == 200
+        refused(await client.request("GET", BOOKS, content=body()), TOO_LARGE)
+        refused(await client.request("DELETE", BOOKS, content=body()), NOT_ALLOWED)
+        posted = await client.request("POST", BOOKS, content=body(), headers=JSON)
+        assert refused(posted, INVALID)["message"] == 'Unknown field "pageSize".'
 
 
 @pytest.mark.parametrize("chunked", [False, True])
