@@ -97,7 +97,7 @@ _PARTICULAR = frozenset(
     | {"breaded", "fried", "battered", "creamed", "glazed", "ingredient", "industrial", "mix", "wild", "native", "game"}
     | {"sauce", "gravy", "dessert", "snack", "juice", "soup", "salad", "sandwich", "pie", "cake", "roll", "bread"}
     | {"cracker", "rings", "dip", "spread", "topping", "ns", "meatball", "nuggets", "nugget", "coated"}
-    | {"skin", "giblets", "liver", "heart", "gizzard", "neck", "back", "tail", "feet", "bones", "babyfood", "eskimo"}
+    | {"giblets", "liver", "heart", "gizzard", "neck", "back", "tail", "feet", "bones", "babyfood", "eskimo"}
     | {"benedict", "scalloped", "malted", "dessert", "alaska", "can", "solids", "substitutes", "salted"}
 )
 _SPECIAL_CATEGORIES = (
@@ -111,11 +111,11 @@ _SPECIAL_CATEGORIES = (
 
 def plainness(source: int, name: str, category: str, figures: Figures) -> float:
     """How likely this is the food meant by a query that says no more than its name: 0 to 1, by rules of thumb."""
-    score = 0.7 - 0.02 * name.count(" ")
+    score = 0.7 - 0.02 * name.count(" ") - 0.05 * ("(" in name)
     if source != BRANDED:
         words = set(_WORD.findall(name.lower()))
         score += 0.1 * min(2, len(words & _PLAIN)) + 0.03 * ("raw" in words)
-        score -= 0.2 * min(2, len(words & _PARTICULAR))
+        score -= 0.25 * min(2, len(words & _PARTICULAR))
         if _BRAND.search(name):
             score -= 0.3  # a brand among the generic foods
         if category.startswith(_SPECIAL_CATEGORIES):
@@ -179,9 +179,7 @@ def to_food(row: FoodRow) -> Food:
         category=row.category,
         source=row.source,  # type: ignore[arg-type]
         nutrients=Nutrients(**{k: v for k, v in zip(NUTRIENTS, row.nutrients, strict=True) if v is not None}),
-        portions=[
-            Portion(description=d, grams=g) for d, g in zip(row.portion_names, row.portion_grams, strict=True)
-        ],
+        portions=[Portion(description=d, grams=g) for d, g in zip(row.portion_names, row.portion_grams, strict=True)],
         etag=row.etag,
         create_time=_timestamp(row.create_time),
         update_time=_timestamp(row.update_time),

@@ -465,9 +465,7 @@ class Loader:
     async def add(self, lines: bytes, state: ImportState) -> None:
         """Adds foods, in COPY's text format, and moves the cursor to `state`, both or neither."""
         async with self._connection.transaction():
-            await self._connection.copy_to_table(
-                "food", source=BytesIO(lines), columns=COPY_COLUMNS, format="text"
-            )
+            await self._connection.copy_to_table("food", source=BytesIO(lines), columns=COPY_COLUMNS, format="text")
             await self._connection.execute(
                 "UPDATE usda_import SET rows_read = $1, foods = $2, counts = $3",
                 state.rows_read,

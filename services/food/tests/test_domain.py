@@ -128,9 +128,7 @@ def test_a_path_that_cannot_change_is_refused_by_name(path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_figures_that_are_no_numbers_are_refused_by_name(value):
-    food = Food(
-        display_name="x", nutrients=Nutrients(fat_g=value), portions=[Portion(description="cup", grams=value)]
-    )
+    food = Food(display_name="x", nutrients=Nutrients(fat_g=value), portions=[Portion(description="cup", grams=value)])
     with pytest.raises(domain.InvalidFieldsError) as caught:
         domain.content_of(food)
     assert [field for field, _ in caught.value.found] == ["food.nutrients.fat_g", "food.portions[0].grams"]

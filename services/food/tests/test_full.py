@@ -63,6 +63,9 @@ async def test_no_food_is_kept_whose_energy_is_over_twice_off(imported):
         ("boneless chicken thighs", "Chicken, thigh, boneless, skinless, raw"),
         ("salmon", "Fish, salmon, raw"),
         ("cinammon", "Spices, cinnamon, ground"),
+        ("zuchini", "Squash, summer, zucchini, includes skin, raw"),
+        ("chicken thigh", "Chicken, thigh, boneless, skinless, raw"),
+        ("mozarella cheese", "Cheese, Mozzarella, NFS"),
     ],
 )
 async def test_the_generic_plain_food_comes_first_among_all(imported, query, first):
