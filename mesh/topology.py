@@ -43,7 +43,7 @@ class Service:
 
     name: str
     calls: tuple[str, ...] = ()
-    lang: Literal["python", "go", "typescript"] = "python"
+    lang: Literal["python"] = "python"
     replicas: int = 1
     canary: Canary = field(default_factory=Canary)
     database: ServiceDatabase | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # A statement that outlives every deadline of the contract (5 minutes at most) is a defect; imports lift it.
 STATEMENT_TIMEOUT_MS = 300_000
+_LOST = "the database cannot be reached"
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
 
 
@@ -34,31 +35,61 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a transaction: committed at the end, rolled back on any exception."""
-        async with self.engine.begin() as connection:
-            yield connection
+        """A connection in a transaction: committed at the end, rolled back on any exception.
+
+        Raises:
+            ConnectionError: the server cannot be reached, or was lost in between.
+        """
+        with _told_as_lost():
+            async with self.engine.begin() as connection:
+                yield connection
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that commits each statement by itself: for reads."""
-        async with self.engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        """A connection that commits each statement by itself: for reads.
+
+        Raises:
+            ConnectionError: as `transaction`.
+        """
+        with _told_as_lost():
+            async with self.engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def raw(self) -> AsyncIterator[asyncpg.Connection[Any]]:
         """The asyncpg connection below: for COPY, for session locks, and for the few reads that must cost little.
 
         One that broke, or whose use was cut short, does not go back to the pool.
+
+        Raises:
+            ConnectionError: as `transaction`.
         """
-        proxy = await self.engine.raw_connection()
-        connection: asyncpg.Connection[Any] = proxy.driver_connection  # type: ignore[assignment]
-        try:
-            yield connection
-        except BaseException:
-            proxy.invalidate()
-            raise
-        finally:
-            proxy.close()
+        with _told_as_lost():
+            proxy = await self.engine.raw_connection()
+            connection: asyncpg.Connection[Any] = proxy.driver_connection  # type: ignore[assignment]
+            try:
+                yield connection
+            except BaseException as error:
+                lost = connection.is_closed()
+                proxy.invalidate()
+                if lost and isinstance(error, Exception):
+                    raise ConnectionError(_LOST) from error
+                raise
+            finally:
+                proxy.close()
+
+
+@contextmanager
+def _told_as_lost() -> Iterator[None]:
+    """Says by one built-in exception that the server is gone, which `errors` makes UNAVAILABLE."""
+    try:
+        yield
+    except sa.exc.TimeoutError as error:  # every pooled connection is busy for as long as the pool waits
+        raise ConnectionError("no database connection is free") from error
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated or isinstance(error, sa.exc.InterfaceError | sa.exc.OperationalError):
+            raise ConnectionError(_LOST) from error
+        raise
 
 
 @asynccontextmanager

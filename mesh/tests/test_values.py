@@ -43,7 +43,7 @@ database: {address: "db.example:5432", maxConnections: 50}
 services:
   food:
     calls: [profile]
-    lang: go
+    lang: python
     replicas: 2
     canary: {replicas: 1, weight: 25}
     database: {poolSize: 7}
@@ -51,7 +51,7 @@ services:
   profile: {database: {}}
 """
     topology = load([ValuesFile("v.yaml", text)])
-    food = Service("food", ("profile",), "go", 2, Canary(1, 25), ServiceDatabase(7), Limits(1, 2, 3))
+    food = Service("food", ("profile",), "python", 2, Canary(1, 25), ServiceDatabase(7), Limits(1, 2, 3))
     assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
     assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
@@ -68,7 +68,7 @@ services:
             "0.yaml:5: services.food.canary.weight: 300 is more than the maximum of 100",
         ),
         ("replicas: -1", "0.yaml:3: services.food.replicas: -1 is less than the minimum of 0"),
-        ("lang: pyton", "services.food.lang: 'pyton' is none of python, go, typescript; did you mean 'python'?"),
+        ("lang: pyton", "services.food.lang: 'pyton' is none of python; did you mean 'python'?"),
         ("replicas: two", "services.food.replicas: 'two' is not a whole number"),
         ("replicas: 1.5", "services.food.replicas: 1.5 is not a whole number"),
         ("replicas: yes", "services.food.replicas: true is not a whole number"),

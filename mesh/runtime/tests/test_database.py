@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 
@@ -81,3 +82,27 @@ async def test_a_cancelled_call_cancels_its_statement(migrations, postgres_url):
             )
             while (await connection.execute(query)).scalar_one():
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", ["transaction", "connection", "raw"])
+async def test_a_lost_server_is_a_connection_error_and_the_next_call_connects_anew(migrations, postgres_url, way):
+    async with database(migrations, url=postgres_url, pool=1) as db:
+        with pytest.raises(ConnectionError):
+            async with getattr(db, way)() as connection:
+                await execute(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
+        async with getattr(db, way)() as connection:
+            await execute(connection, "SELECT 1")
+
+
+@pytest.mark.parametrize("way", ["transaction", "connection", "raw"])
+async def test_a_defect_in_a_statement_is_not_taken_for_a_lost_server(migrations, postgres_url, way):
+    async with database(migrations, url=postgres_url, pool=1) as db:
+        with pytest.raises(Exception, match="nonsense") as caught:
+            async with getattr(db, way)() as connection:
+                await execute(connection, "SELECT nonsense")
+        assert not isinstance(caught.value, ConnectionError)
+
+
+async def execute(connection, sql):
+    """Runs a statement on either kind of connection."""
+    await connection.execute(sql if isinstance(connection, asyncpg.Connection) else sa.text(sql))
