@@ -36,12 +36,10 @@ class Envoy:
     `folder` is the private folder of its sockets, and takes the bootstrap too.
     """
 
-    def __init__(
-        self, template: Path, variables: Mapping[str, str], *, folder: Path, log: Path, listener: str, concurrency: int
-    ) -> None:
+    def __init__(self, template: Path, variables: Mapping[str, str], *, folder: Path, log: Path, listener: str) -> None:
         self._template, self._variables = template, variables
         self._bootstrap = folder / "bootstrap.yaml"
-        self._log, self._listener, self._concurrency = log, listener, concurrency
+        self._log, self._listener = log, listener
         self._child: Child | None = None
         self.admin = Admin(folder / "admin.sock")
         self.port: int | None = None
@@ -59,7 +57,7 @@ class Envoy:
             StartError: it ended, or the control plane gave it no listener in time.
         """
         self._bootstrap.write_text(render(self._template, self._variables))
-        argv = [str(binary()), "-c", str(self._bootstrap), "--concurrency", str(self._concurrency)]
+        argv = [str(binary()), "-c", str(self._bootstrap), "--concurrency", "1"]  # a laptop's cores are for all
         drain = [
             "--disable-hot-restart",
             "--drain-time-s",
@@ -68,6 +66,8 @@ class Envoy:
             "immediate",
             "-l",
             "warning",
+            "--file-flush-interval-msec",  # access logs, which `mesh logs` reads; 10 s by default
+            "1000",
         ]
         # Envoy reads its environment only for what the bootstrap names; nothing of the user's belongs in it.
         self._child = Child([*argv, *drain], self._log, env={"NOURISH_RUN": str(self._bootstrap.parents[1])})

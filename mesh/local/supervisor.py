@@ -185,7 +185,6 @@ class Mesh:
             folder=paths.instance(instance.id),
             log=paths.envoy_log(instance.id),
             listener=EDGE if is_edge else "inbound",
-            concurrency=2 if is_edge else 1,
         )
 
     def _environment(self, instance: Instance) -> dict[str, str]:

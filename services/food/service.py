@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cachetools import LRUCache
 from google.protobuf.empty_pb2 import Empty
 from nourish.food.v1 import food_pb2_grpc
 from nourish.food.v1.food_pb2 import (
+    SOURCE_USER,
     BatchGetFoodsRequest,
     BatchGetFoodsResponse,
     CreateFoodRequest,
@@ -28,6 +30,7 @@ from services.food import domain
 from services.food.domain import to_food
 from services.food.store import Cursor, FoodStore, LockedFood
 
+CACHED_FOODS = 4096  # about 1.5 kB each
 LIST_PAGE = 50
 SEARCH_PAGE = 20
 
@@ -37,13 +40,19 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
 
     def __init__(self, store: FoodStore) -> None:
         self._store = store
+        self._usda: LRUCache[str, Food] = LRUCache(CACHED_FOODS)
 
     async def GetFood(self, request: GetFoodRequest, context: Context) -> Food:
-        """Returns one food."""
+        """Returns one food. USDA's do not change while a process lives: it keeps those that are asked for."""
+        if (known := self._usda.get(request.name)) is not None:
+            return known
         row = await self._store.get(_id(request.name), _reader())
         if row is None:
             raise errors.not_found(request.name)
-        return to_food(row)
+        food = to_food(row)
+        if food.source != SOURCE_USER:
+            self._usda[request.name] = food
+        return food
 
     async def ListFoods(self, request: ListFoodsRequest, context: Context) -> ListFoodsResponse:
         """Lists foods by (display_name, name)."""

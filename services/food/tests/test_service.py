@@ -3,6 +3,7 @@
 import asyncio
 import math
 import uuid
+from collections import Counter
 
 import grpc
 import pytest
@@ -20,9 +21,13 @@ from nourish.food.v1.food_pb2 import (
     Source,
     UpdateFoodRequest,
 )
+from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 from nourish.type.v1.nutrients_pb2 import Nutrients
 
-from mesh.runtime.testing import as_user
+from mesh.runtime import database
+from mesh.runtime.testing import as_user, serve_in_memory
+from services.food.service import FoodService
+from services.food.store import FoodStore
 
 GENERIC = {Source.SOURCE_FOUNDATION, Source.SOURCE_SR_LEGACY, Source.SOURCE_SURVEY}
 STEW = Food(
@@ -438,3 +443,27 @@ async def test_without_a_request_id_two_creations_are_two_foods(stub, alice):
     made = [await stub.CreateFood(CreateFoodRequest(food=STEW), metadata=alice) for _ in range(2)]
     assert {food.name for food in made} == {food.name for food in await listed(stub, alice, source=Source.SOURCE_USER)}
     assert made[0].name != made[1].name
+
+
+async def test_a_usda_food_is_kept_in_memory_and_an_own_food_never(sample_url, alice):
+    async with database(url=sample_url) as db, serve_in_memory(FoodService(store := CountingStore(db))) as channel:
+        stub = FoodServiceStub(channel)
+        usda = (await stub.ListFoods(ListFoodsRequest(page_size=1))).foods[0]
+        own = await stub.CreateFood(CreateFoodRequest(food=STEW), metadata=alice)
+        for name in (usda.name, own.name):
+            for _ in range(3):
+                assert (await stub.GetFood(GetFoodRequest(name=name), metadata=alice)).name == name
+        own_id, usda_id = (name.removeprefix("foods/") for name in (own.name, usda.name))
+    assert (store.reads[usda_id], store.reads[own_id]) == (1, 3)
+
+
+class CountingStore(FoodStore):
+    """Counts reads by id."""
+
+    def __init__(self, db):
+        super().__init__(db)
+        self.reads = Counter()
+
+    async def get(self, id_, user):
+        self.reads[id_] += 1
+        return await super().get(id_, user)
