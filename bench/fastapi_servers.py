@@ -1,7 +1,7 @@
 """What (d) is held against: a FastAPI gateway that proxies with httpx to a FastAPI service, as teams write them.
 
 The service keeps the food in memory as a pydantic model and answers with a `response_model`; the gateway passes bytes
-on. Both run on uvloop and httptools, one worker each: `python -m bench.fastapi_servers service|gateway SOCKET ARGUMENT`
+on. Both run on uvloop and httptools, one worker each, with their access logs on, as the proxies have theirs: `python -m bench.fastapi_servers service|gateway SOCKET ARGUMENT`
 with the food's JSON file for the service and the service's socket for the gateway.
 """
 
@@ -85,4 +85,4 @@ def gateway(upstream: str) -> FastAPI:
 if __name__ == "__main__":
     kind, socket, argument = sys.argv[1:]
     made = service(argument) if kind == "service" else gateway(argument)
-    uvicorn.run(made, uds=socket, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+    uvicorn.run(made, uds=socket, loop="uvloop", http="httptools")

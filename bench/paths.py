@@ -22,8 +22,8 @@ from typing import Any
 
 from bench import load, processes
 
-CALLS = int(os.environ.get("BENCH_CALLS", "4000"))
-ROUNDS = 3  # each path is measured so often, in turn, and its best round counts: other work on the machine only adds
+CALLS = int(os.environ.get("BENCH_CALLS", "3000"))
+ROUNDS = 5  # each path is measured so often, in turn, and its best round counts: other work on the machine only adds
 
 
 def run() -> dict[str, Any]:

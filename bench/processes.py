@@ -35,7 +35,8 @@ def resident_mb(pid: int) -> float:
 @contextlib.contextmanager
 def server(*arguments: str, ready: Path) -> Iterator[int]:
     """Runs `python -m <arguments>` until it has made the file or socket `ready`; gives its pid, ends it afterwards."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments])
+    log = ready.with_suffix(".log").open("wb")
+    process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not ready.exists():
@@ -46,3 +47,4 @@ def server(*arguments: str, ready: Path) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
+        log.close()

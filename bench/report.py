@@ -34,7 +34,7 @@ def write(results: dict[str, Any]) -> str:
         "Written by `make bench`. One read (GetFood, 39 nutrients) by five paths in one run:",
     ]
     lines += [
-        "best of three rounds, 16 callers, CPU of all server processes on the path. Compare within the table only;"
+        "best of five rounds, 16 callers, CPU of all server processes on the path. Compare within the table only;"
     ]
     lines += [f"machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.", ""]
     lines += ["| path | calls/s | CPU us/call | p50 ms | p99 ms |", "| --- | ---: | ---: | ---: | ---: |"]
