@@ -72,4 +72,5 @@ $(VENV)/dev: requirements-dev.lock requirements.lock pyproject.toml gen/ts/packa
 	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements-dev.lock
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix gen/ts ci --silent --no-audit --no-fund
+	@$(BIN)/python -c 'from mesh.cli.gen import prepare_imports; prepare_imports()'
 	@touch $@ $(VENV)/run

@@ -1,8 +1,9 @@
 """What (d) is held against: a FastAPI gateway that proxies with httpx to a FastAPI service, as teams write them.
 
 The service keeps the food in memory as a pydantic model and answers with a `response_model`; the gateway passes bytes
-on. Both run on uvloop and httptools, one worker each, with their access logs on, as the proxies have theirs: `python -m bench.fastapi_servers service|gateway SOCKET ARGUMENT`
-with the food's JSON file for the service and the service's socket for the gateway.
+on. Both run on uvloop and httptools, one worker each, with their access logs on, as the proxies have theirs.
+`python -m bench.fastapi_servers service|gateway SOCKET ARGUMENT` takes the food's JSON file for the service, the
+service's socket for the gateway.
 """
 
 from __future__ import annotations

@@ -302,7 +302,7 @@ class Cluster:
         ):
             text = text.replace(in_a_pod, here)
         (pod / "rendered.yaml").write_text(text)
-        envoy = Envoy(pod / "rendered.yaml", {}, folder=pod, log=pod / "envoy.log", listener=listener, concurrency=1)
+        envoy = Envoy(pod / "rendered.yaml", {}, folder=pod, log=pod / "envoy.log", listener=listener)
         self._stack.push_async_callback(envoy.stop)
         await envoy.start()
         return envoy

@@ -40,7 +40,7 @@ def generate(out: Path) -> None:
     Raises:
         GenerationError: a contract does not build, or a plug-in failed.
     """
-    _prepare_imports()
+    prepare_imports()
     _prepare_plugins()
     out.mkdir(parents=True, exist_ok=True)
     for language in LANGUAGES:
@@ -80,7 +80,7 @@ def _generate_python(out: Path, descriptors: Path) -> None:
                 stub.unlink()  # a file without services: grpc_python writes an empty shell
 
 
-def _prepare_imports() -> None:
+def prepare_imports() -> None:
     """Puts the third-party contracts that ours import into `.deps/protos`, out of the pinned wheels."""
     shutil.rmtree(DEPS, ignore_errors=True)
     google = Path(next(iter(find_spec("google.api").submodule_search_locations)))  # type: ignore[union-attr,arg-type]
