@@ -34,6 +34,7 @@ class CallInfo:
 
     deadline: float = 0.0  # event-loop time; 0 for none
     headers: dict[str, str] = field(default_factory=dict)
+    bounded: bool = False  # the caller sent a deadline, at which gRPC itself cancels the handler
 
     @property
     def request_id(self) -> str:

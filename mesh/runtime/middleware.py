@@ -66,11 +66,12 @@ def with_call_info(handler: Handler, method: MethodInfo) -> Handler:
 
     async def wrapped(request: Any, context: Context) -> Any:
         remaining = context.time_remaining()
+        bounded = remaining is not None
         headers = {k: v for k, v in context.invocation_metadata() or () if k in _KEPT and isinstance(v, str)}
         if remaining is None or remaining <= 0 or (longest and remaining > longest):
             remaining = longest
         deadline = asyncio.get_running_loop().time() + remaining if remaining else 0.0
-        token = auth.current.set(CallInfo(deadline, headers))
+        token = auth.current.set(CallInfo(deadline, headers, bounded))
         try:
             return await handler(request, context)
         finally:
@@ -121,9 +122,10 @@ def with_deadline(handler: Handler, method: MethodInfo) -> Handler:
     """Stops the handler, and its database statement, when the caller's deadline or the contract's has passed."""
 
     async def wrapped(request: Any, context: Context) -> Any:
-        if context.time_remaining() is not None:  # gRPC itself cancels the handler then
+        info = auth.current.get()
+        if info.bounded:
             return await handler(request, context)
-        async with asyncio.timeout_at(auth.current.get().deadline or None):
+        async with asyncio.timeout_at(info.deadline or None):
             return await handler(request, context)
 
     return wrapped
