@@ -1,0 +1,69 @@
+"""The control plane's sockets: ADS for the proxies, ControlService for the runner and the command.
+
+The only folder of `mesh.xds` that waits for anything; what it waits for is decided in `fleet.py` and `stream.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+
+import grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc
+from nourish.mesh.v1 import control_pb2_grpc
+
+from mesh.contract import Contract
+from mesh.xds.fleet import Fleet
+from mesh.xds.plan import Materials
+from mesh.xds.server.control import ControlService
+from mesh.xds.server.discovery import DiscoveryService
+from mesh.xds.server.progress import Progress
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
+
+
+async def serve(address: str, fleet: Fleet, stop: asyncio.Event) -> None:
+    """Serves on a gRPC address, normally `unix:/path` (which only its owner may open), until `stop` is set.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    progress = Progress()
+    server = grpc.aio.server(options=KEEPALIVE)
+    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(fleet, progress), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress), server)
+    umask = os.umask(0o077)
+    try:
+        server.add_insecure_port(address)
+        await server.start()
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
+    finally:
+        os.umask(umask)
+    log.info("control plane on %s", address)
+    await stop.wait()
+    await server.stop(grace=0.2)
+
+
+async def run(address: str, fleet: Fleet) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(address, fleet, stop)
+
+
+def load(contract: Path, jwks: Path, lua: Path) -> Fleet:
+    """Reads what the control plane needs from disk.
+
+    Raises:
+        OSError: a file cannot be read.
+        mesh.contract.ContractError: the contracts contradict themselves.
+    """
+    sources = {path.name: path.read_text() for path in sorted(lua.glob("*.lua"))}
+    return Fleet(Contract.load(contract.read_bytes()), Materials(jwks.read_text(), sources))
