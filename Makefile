@@ -40,8 +40,8 @@ format: $(VENV)/dev ## Format Python and protos
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/buf format -w protos
 
-bench: $(VENV)/dev ## Measure; writes bench/results/
-	@$(BIN)/python -m bench
+bench: $(VENV)/dev ## Measure all, or ONLY=paths; writes bench/results/ and bench/README.md
+	@$(BIN)/python -m bench $(ONLY)
 
 lock: $(VENV)/uv ## Pin what pyproject.toml asks for, with hashes and without addresses
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -1,7 +1,11 @@
-"""`python -m bench`: measures, writes results.json and README.md here. BENCH_CALLS sets the calls per path."""
+"""`python -m bench [NAME ...]`: measures these, or all, and writes results/ and README.md. A new one is added here."""
 
 import sys
 
 from bench import paths, report
 
-sys.stdout.write(report.write(paths.run()))
+BENCHES: dict[str, report.Bench] = {"paths": paths}
+
+for name in sys.argv[1:] or BENCHES:
+    report.save(name, BENCHES[name].run())
+sys.stdout.write(report.write(BENCHES))

@@ -21,8 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import load, processes
+from bench.report import goals
 
 CALLS = int(os.environ.get("BENCH_CALLS", "3000"))
+LABELS = {
+    "bare": "(a) bare grpc.aio",
+    "serve": "(b) `serve()` with all middleware",
+    "sidecars": "(c) gRPC through both sidecars, mTLS",
+    "edge": "(d) REST through the edge",
+    "fastapi": "(e) REST: FastAPI gateway + httpx + FastAPI service",
+}
 ROUNDS = 5  # each path is measured so often, in turn, and its best round counts: other work on the machine only adds
 
 
@@ -34,6 +42,30 @@ def run() -> dict[str, Any]:
         food.write_text(json.dumps(_read_json(mesh, f"/api/v1/{name}")))
         rounds = [_round(Path(folder) / str(number), mesh, name, food) for number in range(ROUNDS)]
         return {"paths": _best(rounds), "memory_mb": _memory(mesh), "calls": CALLS}
+
+
+def report(results: dict[str, Any]) -> list[str]:
+    """The table of paths, the ratios that are goals, and memory."""
+    paths = results["paths"]
+    lines = [
+        "## One read by five paths",
+        "",
+        f"GetFood, 39 nutrients: best of {ROUNDS} rounds, {load.CALLERS} callers, CPU of all servers on the path.",
+        "",
+        "| path | calls/s | CPU us/call | p50 ms | p99 ms |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for path, r in paths.items():
+        figures = f"{r['calls_per_second']:,.0f} | {r['cpu_us_per_call']:,.0f} | {r['p50_ms']:.1f} | {r['p99_ms']:.1f}"
+        lines.append(f"| {LABELS[path]} | {figures} |")
+    rate = paths["serve"]["calls_per_second"] / paths["bare"]["calls_per_second"]
+    cpu = paths["edge"]["cpu_us_per_call"] / paths["fastapi"]["cpu_us_per_call"]
+    held = [("rate of (b) / (a)", rate, ">= 0.80", rate >= 0.8), ("CPU of (d) / (e)", cpu, "<= 0.25", cpu <= 0.25)]
+    lines += ["", *goals(held), "", "Memory at rest after the run (proportional set size, MB):", ""]
+    lines += ["| instance | app | sidecar | together |", "| --- | ---: | ---: | ---: |"]
+    for name, m in results["memory_mb"].items():
+        lines.append(f"| {name} | {m['app']:.0f} | {m['sidecar']:.0f} | {m['app'] + m['sidecar']:.0f} |")
+    return lines
 
 
 def _round(folder: Path, mesh: dict[str, Any], name: str, food: Path) -> dict[str, load.Result]:
