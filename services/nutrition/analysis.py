@@ -20,6 +20,7 @@ GENERIC = (
 )
 BRANDED = (food_pb2.SOURCE_BRANDED,)
 NAMED_MISSING = 5
+WEIGHT_DIGITS = 5  # two cups weigh 320 g, and not the 320.0003 of going by millilitres
 
 Search = Callable[[str, Sequence["food_pb2.Source.ValueType"]], Awaitable[Sequence[food_pb2.Food]]]
 
@@ -66,8 +67,9 @@ def analyse(line: Line, asked: Wanted, match: Match | None) -> pb.LineAnalysis:
 
 def _use(answer: pb.LineAnalysis, match: Match, weight: Weight) -> None:
     answer.used = True
-    answer.grams, answer.weight_basis, answer.weight_source = weight.grams, weight.basis, weight.source
-    answer.nutrients.CopyFrom(totals.scaled(match.food.nutrients, weight.grams / 100))
+    answer.grams = totals.tidy(weight.grams, WEIGHT_DIGITS)
+    answer.weight_basis, answer.weight_source = weight.basis, weight.source
+    answer.nutrients.CopyFrom(totals.scaled(match.food.nutrients, answer.grams / 100))
     if match.confidence < matching.SURE:
         reasons = "; ".join(match.doubts) or "its name differs"
         _issue(answer, pb.ISSUE_KIND_WEAK_MATCH, f"taken for {match.food.display_name}: {reasons}")

@@ -105,7 +105,7 @@ def _response(
         per_serving=serving,
         daily_values=totals.shares(serving, targets),
         lines=lines,
-        total_grams=sum(line.grams for line in lines if line.used),
+        total_grams=totals.tidy(sum(line.grams for line in lines if line.used)),
     )
 
 

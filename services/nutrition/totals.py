@@ -62,7 +62,7 @@ _UNITS = ("_kcal", "_rae_ug", "_mk4_ug", "_aoac_2011_g", "_nlea_g", "_ug", "_mg"
 
 def scaled(nutrients: nutrients_pb2.Nutrients, factor: float) -> nutrients_pb2.Nutrients:
     """Every amount times `factor`; what is absent stays absent."""
-    return nutrients_pb2.Nutrients(**{field.name: value * factor for field, value in nutrients.ListFields()})
+    return nutrients_pb2.Nutrients(**{field.name: tidy(value * factor) for field, value in nutrients.ListFields()})
 
 
 def summed(parts: Iterable[nutrients_pb2.Nutrients]) -> nutrients_pb2.Nutrients:
@@ -71,7 +71,12 @@ def summed(parts: Iterable[nutrients_pb2.Nutrients]) -> nutrients_pb2.Nutrients:
     for part in parts:
         for field, value in part.ListFields():
             sums[field.name] = sums.get(field.name, 0.0) + value
-    return nutrients_pb2.Nutrients(**sums)
+    return nutrients_pb2.Nutrients(**{name: tidy(value) for name, value in sums.items()})
+
+
+def tidy(amount: float, digits: int = 9) -> float:
+    """To so many significant digits: 0.1 + 0.2 is 0.3."""
+    return float(f"{amount:.{digits}g}")
 
 
 def missing(nutrients: nutrients_pb2.Nutrients) -> list[str]:

@@ -66,8 +66,9 @@ async def test_says_what_it_could_not_use_or_is_not_sure_of(
 
 
 async def test_water_and_salt_are_ordinary_foods(nutrition: NutritionServiceStub) -> None:
-    """They weigh, and add what they have."""
+    """They weigh, and add what they have; a weight has no noise of unit conversions."""
     water, salt = (await analyse(nutrition, "2 cups water", "1 tsp salt")).lines
+    assert salt.grams == 6
     assert (water.used, water.nutrients.energy_kcal, water.grams) == (True, 0, pytest.approx(474))
     assert (salt.used, salt.grams) == (True, pytest.approx(6))
     assert salt.nutrients.sodium_mg > 2000

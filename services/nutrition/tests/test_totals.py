@@ -43,3 +43,8 @@ def test_a_profile_replaces_the_five_that_it_has() -> None:
         "fat_g": (0.5, "FDA 21 CFR 101.9"),
         "iron_mg": (0.5, "FDA 21 CFR 101.9"),
     }
+
+
+def test_sums_and_multiples_are_free_of_the_noise_of_binary_fractions() -> None:
+    assert totals.summed([Nutrients(fat_g=0.1), Nutrients(fat_g=0.2)]).fat_g == 0.3
+    assert totals.scaled(Nutrients(vitamin_b6_mg=0.1), 3).vitamin_b6_mg == 0.3
