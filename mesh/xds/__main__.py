@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--jwks", required=True, type=Path, help="The public keys of user tokens (JSON Web Key Set).")
 @click.option("--contract", type=Path, default=ROOT / "gen/descriptors.binpb", help="The descriptor set.")
 @click.option("--lua", type=Path, default=ROOT / "envoy", help="The folder of the edge's Lua sources.")
-def main(socket: str, jwks: Path, contract: Path, lua: Path) -> None:
+@click.option("--values", type=Path, help="A values file, or a folder of them as a ConfigMap mount has it, to watch.")
+def main(socket: str, jwks: Path, contract: Path, lua: Path, values: Path | None) -> None:
     """Serves ADS and ControlService until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvloop.run(run(socket, load(contract, jwks, lua)))
+    uvloop.run(run(socket, load(contract, jwks, lua), values))
 
 
 main()

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from mesh.contract import Contract
-from mesh.topology import EDGE, Instance, Topology
+from mesh.topology import EDGE, SUBSETS, Instance, Topology
 from mesh.xds.plan import Host, Materials, Node, Plan, PlanError
 from mesh.xds.snapshot import Snapshot, SnapshotError, check_change, compile_node
 from mesh.xds.stream import Stream
 
 log = logging.getLogger(__name__)
+
+Kind = tuple[str, str]  # service and subset
 
 
 @dataclass(eq=False)
@@ -74,6 +76,22 @@ class Fleet:
         for node in self._nodes(topology):
             known = self.proxies.get(node.id)
             check_change(known.snapshot if known else None, compile_node(plan.node(node)))
+
+    def kinds(self, topology: Topology) -> dict[Kind, Snapshot]:
+        """What each kind of proxy would have: proxies of one kind differ in id, sockets and addresses alone.
+
+        Raises:
+            SnapshotError: as `check`.
+        """
+        plan = self._plan(topology)
+        nodes = [_stand_in(Instance(f"{s}-{subset}", s, subset)) for s in topology.services for subset in SUBSETS]
+        nodes.append(_stand_in(Instance(EDGE, EDGE, "stable")))
+        return {(node.service, node.subset): compile_node(plan.node(node)) for node in nodes}
+
+    def connected(self, kinds: Iterable[Kind]) -> int:
+        """How many connected proxies are of these kinds."""
+        wanted = set(kinds)
+        return sum(bool(p.streams) and (p.node.service, p.node.subset) in wanted for p in self.proxies.values())
 
     def adopt(self, topology: Topology | None) -> list[Proxy]:
         """Takes these values. Returns the connected proxies that are to get something new.

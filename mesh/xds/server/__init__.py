@@ -20,23 +20,30 @@ from mesh.xds.fleet import Fleet
 from mesh.xds.plan import Materials
 from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
+from mesh.xds.server.edits import Edits
 from mesh.xds.server.progress import Progress
+from mesh.xds.server.validate import Validator
+from mesh.xds.server.watch import Watched
 
 log = logging.getLogger(__name__)
 
 KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
 
 
-async def serve(address: str, fleet: Fleet, stop: asyncio.Event) -> None:
+async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | None = None) -> None:
     """Serves on a gRPC address, normally `unix:/path` (which only its owner may open), until `stop` is set.
 
+    `values` is a file or folder of values to watch; without one, values come by ControlService alone.
+
     Raises:
-        OSError: the address cannot be bound.
+        OSError: the address cannot be bound, or Envoy is not installed.
     """
     progress = Progress()
+    edits = Edits(fleet, progress, Validator())
+    watched = Watched(values, edits) if values else None
     server = grpc.aio.server(options=KEEPALIVE)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(fleet, progress), server)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress, edits, watched), server)
     umask = os.umask(0o077)
     try:
         server.add_insecure_port(address)
@@ -46,16 +53,19 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event) -> None:
     finally:
         os.umask(umask)
     log.info("control plane on %s", address)
+    watching = asyncio.create_task(watched.forever()) if watched else None
     await stop.wait()
+    if watching:
+        watching.cancel()
     await server.stop(grace=0.2)
 
 
-async def run(address: str, fleet: Fleet) -> None:
+async def run(address: str, fleet: Fleet, values: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(address, fleet, stop)
+    await serve(address, fleet, stop, values)
 
 
 def load(contract: Path, jwks: Path, lua: Path) -> Fleet:

@@ -15,8 +15,9 @@ from mesh import values
 from mesh.xds import changes
 from mesh.xds.fleet import Fleet, Proxy
 from mesh.xds.plan import Host
-from mesh.xds.server.edits import Edits
+from mesh.xds.server.edits import Edit, Edits
 from mesh.xds.server.progress import Progress, all_settled
+from mesh.xds.server.watch import Watched
 from mesh.xds.snapshot import as_json
 
 APPLY_SECONDS = 10.0  # unless the request says otherwise
@@ -28,10 +29,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ControlService(control_pb2_grpc.ControlServiceServicer):
     """Edits, endpoints and state."""
 
-    def __init__(self, fleet: Fleet, progress: Progress) -> None:
+    def __init__(self, fleet: Fleet, progress: Progress, edits: Edits, watched: Watched | None = None) -> None:
         self._fleet = fleet
         self._progress = progress
-        self._edits = Edits(fleet, progress)
+        self._edits = edits
+        self._watched = watched
         self._epoch = secrets.token_hex(8)
 
     async def ApplyValues(
@@ -41,7 +43,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         await _validate(request, context)
         seconds = _at_most(request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS, context)
         files = [values.ValuesFile(file.path, file.content) for file in request.files]
-        return await self._edits.apply(files, seconds, dry_run=request.dry_run)
+        edit = Edit(files, seconds, dry_run=request.dry_run, base=request.base_revision)
+        return await self._edits.apply(edit, wait=not request.no_wait)
 
     async def ReportEndpoints(
         self, request: control_pb2.ReportEndpointsRequest, context: Context
@@ -65,6 +68,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             proxies=[_proxy(p) for _, p in sorted(self._fleet.proxies.items())],
             endpoints=[_endpoint(h) for hosts in self._fleet.hosts.values() for h in hosts],
             canary_weights={s.name: s.canary.weight for s in services},
+            values_error=self._watched.error if self._watched else "",
         )
 
     async def GetNodeConfig(

@@ -26,7 +26,7 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     def compile_badly(plan: Any) -> Snapshot:
         """What a defect of the compiler would give for one weight: routes that Envoy refuses."""
         snapshot = compile_node(plan)
-        if plan.node.service == "front" and plan.callees[0].weight == 66:
+        if plan.node.id == "front-0" and plan.callees[0].weight == 66:
             config = any_pb2.Any()
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
@@ -38,7 +38,7 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     before = await lab.control.GetMesh(control_pb2.GetMeshRequest())
     answer = await lab.apply(values(66))
     assert not answer.applied
-    assert "front-0 refused it: rds: " in answer.errors[0]
+    assert answer.errors[0].startswith("values.yaml:4: services.store.canary.weight: front-0 refused it: rds: ")
     assert "wildcard domain" in answer.errors[0]
     assert answer.revision == before.revision
     after = await lab.control.GetMesh(control_pb2.GetMeshRequest())
@@ -48,6 +48,44 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     async with lab.proxies["front-0"].channel() as channel:
         assert await call(channel, GET, metadata=(("x-nourish-canary", "never"),)) == b"store-0"
     assert (await lab.apply(values(67))).applied
+
+
+@pytest.mark.parametrize("more", ["", "limits: { maxRequests: 7 }"])
+async def test_envoy_judges_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    """What Envoy would refuse reaches no proxy; of several changed values, the one that it refuses is named."""
+    await start(lab, "store-0", "front-0")
+    compile_node = fleet.compile_node
+
+    def compile_badly(plan: Any) -> Snapshot:
+        snapshot = compile_node(plan)
+        if plan.node.service == "front" and plan.callees[0].weight == 66:
+            config = any_pb2.Any()
+            config.CopyFrom(snapshot.resources[RDS]["egress"])
+            config.value += config.value  # the virtual host twice
+            bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
+            return Snapshot(snapshot.node, bad, snapshot.declared)
+        return snapshot
+
+    monkeypatch.setattr(fleet, "compile_node", compile_badly)
+    before = await lab.control.GetMesh(control_pb2.GetMeshRequest())
+    answer = await lab.apply(values(66, more=more))
+    assert not answer.applied
+    assert len(answer.errors) == 1
+    assert answer.errors[0].startswith("values.yaml:4: services.store.canary.weight: Envoy refuses it: Only a single")
+    assert "/" not in answer.errors[0].partition("refuses it")[2]
+    after = await lab.control.GetMesh(control_pb2.GetMeshRequest())
+    assert list(after.proxies) == list(before.proxies)
+    assert (await lab.apply(values(67, more=more))).changes[0] == "store: canary 10 % -> 67 %, 1 proxy"
+
+
+async def test_an_edit_made_from_an_older_revision_is_refused(lab: Lab) -> None:
+    """Two who edit at once: the second is told, and does not undo the first unseen."""
+    await lab.report()
+    first = await lab.apply(values(10))
+    assert (await lab.apply(values(20), base_revision=first.revision)).applied
+    late = await lab.apply(values(30), base_revision=first.revision)
+    assert not late.applied
+    assert "another edit came between" in late.errors[0]
 
 
 async def test_silence_is_undone(lab: Lab) -> None:
@@ -60,7 +98,7 @@ async def test_silence_is_undone(lab: Lab) -> None:
     finally:
         frozen.send_signal(signal.SIGCONT)
     assert not answer.applied
-    assert answer.errors == ["front-1 did not answer within 1 s"]
+    assert answer.errors == ["values.yaml:4: services.store.canary.weight: front-1 did not answer within 1 s"]
 
     async def restored() -> bool:
         mesh = await lab.control.GetMesh(control_pb2.GetMeshRequest())
@@ -93,9 +131,10 @@ async def test_what_is_refused_at_once(lab: Lab) -> None:
     bad = await lab.apply(values(10, calls="[stroe]"))
     assert not bad.applied
     assert bad.errors[0].startswith("values.yaml:")
-    assert not (await lab.apply("services: { store: {} }")).applied  # front has a contract and no stanza
+    missing = await lab.apply("services: { store: {} }")  # front has a contract and no stanza
+    assert missing.errors[0].startswith("values.yaml:1: services.front: is missing")
     dry = await lab.apply(values(20), dry_run=True)
-    assert (dry.applied, list(dry.changes)) == (False, ["store: canary 10 % -> 20 %"])
+    assert (dry.applied, list(dry.changes)) == (False, ["store: canary 10 % -> 20 %, no proxy"])
     same = await lab.apply("# the same in other words\n" + values(10))
     assert (same.applied, list(same.changes), same.revision) == (True, [], first.revision)
     with pytest.raises(grpc.aio.AioRpcError, match="files"):

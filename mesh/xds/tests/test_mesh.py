@@ -80,7 +80,7 @@ async def test_weights_and_header(lab: Lab) -> None:
             names = Counter([(await call(channel, GET)).decode() for _ in range(400)])
             # 400 calls: a standard deviation of 1.5 points, five of them allowed
             assert abs(names["store-canary-0"] / 400 - weight / 100) < 0.075
-        assert answer.changes == ["store: canary 10 % -> 90 %"]
+        assert answer.changes == ["store: canary 10 % -> 90 %, 1 proxy"]
         for value, name in (("always", b"store-canary-0"), ("never", b"store-0")):
             forced = {await call(channel, GET, metadata=(("x-nourish-canary", value),)) for _ in range(20)}
             assert forced == {name}

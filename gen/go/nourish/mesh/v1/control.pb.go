@@ -31,7 +31,11 @@ type ApplyValuesRequest struct {
 	// Check and compile, but push nothing.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// How long to wait for the proxies; 10 s if not set.
-	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// The revision that the edit was made from: it is refused if another is in force by now. Empty for whichever is.
+	BaseRevision string `protobuf:"bytes,4,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
+	// Answer once the proxies have been sent it. A refusal or silence still undoes it, and is logged.
+	NoWait        bool `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +89,20 @@ func (x *ApplyValuesRequest) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *ApplyValuesRequest) GetBaseRevision() string {
+	if x != nil {
+		return x.BaseRevision
+	}
+	return ""
+}
+
+func (x *ApplyValuesRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
 }
 
 // One values file.
@@ -147,7 +165,7 @@ type ApplyValuesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision now in force.
 	Revision string `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// What changed, a sentence each: "food: canary 10 % -> 50 %".
+	// What changed, a sentence each with its reach: "food: canary 10 % -> 50 %, 3 proxies".
 	Changes []string `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	// The proxies that received something new, by node id.
 	Proxies []string `protobuf:"bytes,3,rep,name=proxies,proto3" json:"proxies,omitempty"`
@@ -575,6 +593,8 @@ type GetMeshResponse struct {
 	Endpoints []*Endpoint `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// The canary weight in force by service, percent.
 	CanaryWeights map[string]uint32 `protobuf:"bytes,5,rep,name=canary_weights,json=canaryWeights,proto3" json:"canary_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Why the watched values file is not in force as it stands; empty if it is, or none is watched.
+	ValuesError   string `protobuf:"bytes,15,opt,name=values_error,json=valuesError,proto3" json:"values_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -642,6 +662,13 @@ func (x *GetMeshResponse) GetCanaryWeights() map[string]uint32 {
 		return x.CanaryWeights
 	}
 	return nil
+}
+
+func (x *GetMeshResponse) GetValuesError() string {
+	if x != nil {
+		return x.ValuesError
+	}
+	return ""
 }
 
 // Asks for the configuration of a node.
@@ -740,11 +767,13 @@ var File_nourish_mesh_v1_control_proto protoreflect.FileDescriptor
 
 const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x9f\x01\n" +
+	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\xdd\x01\n" +
 	"\x12ApplyValuesRequest\x12;\n" +
 	"\x05files\x18\x01 \x03(\v2\x1b.nourish.mesh.v1.ValuesFileB\b\xbaH\x05\x92\x01\x02\b\x01R\x05files\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x123\n" +
-	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"F\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12#\n" +
+	"\rbase_revision\x18\x04 \x01(\tR\fbaseRevision\x12\x17\n" +
+	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"F\n" +
 	"\n" +
 	"ValuesFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12$\n" +
@@ -780,13 +809,14 @@ const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\bversions\x18\x06 \x03(\v2$.nourish.mesh.v1.Proxy.VersionsEntryR\bversions\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcc\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x02\n" +
 	"\x0fGetMeshResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x120\n" +
 	"\aproxies\x18\x03 \x03(\v2\x16.nourish.mesh.v1.ProxyR\aproxies\x127\n" +
 	"\tendpoints\x18\x04 \x03(\v2\x19.nourish.mesh.v1.EndpointR\tendpoints\x12Z\n" +
-	"\x0ecanary_weights\x18\x05 \x03(\v23.nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntryR\rcanaryWeights\x1a@\n" +
+	"\x0ecanary_weights\x18\x05 \x03(\v23.nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntryR\rcanaryWeights\x12!\n" +
+	"\fvalues_error\x18\x0f \x01(\tR\vvaluesError\x1a@\n" +
 	"\x12CanaryWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"3\n" +

@@ -28,8 +28,14 @@ class ApplyValuesRequest(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    BASE_REVISION_FIELD_NUMBER: _builtins.int
+    NO_WAIT_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     """Check and compile, but push nothing."""
+    base_revision: _builtins.str
+    """The revision that the edit was made from: it is refused if another is in force by now. Empty for whichever is."""
+    no_wait: _builtins.bool
+    """Answer once the proxies have been sent it. A refusal or silence still undoes it, and is logged."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValuesFile]:
         """The values files, in the order Helm would overlay them, each with its name for messages."""
@@ -44,10 +50,12 @@ class ApplyValuesRequest(_message.Message):
         files: _abc.Iterable[Global___ValuesFile] | None = ...,
         dry_run: _builtins.bool = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        base_revision: _builtins.str = ...,
+        no_wait: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "files", b"files", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "dry_run", b"dry_run", "files", b"files", "no_wait", b"no_wait", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,7 +105,7 @@ class ApplyValuesResponse(_message.Message):
     """Whether the edit is in force. If not, errors say why and the last good configuration is."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What changed, a sentence each: "food: canary 10 % -> 50 %"."""
+        """What changed, a sentence each with its reach: "food: canary 10 % -> 50 %, 3 proxies"."""
 
     @_builtins.property
     def proxies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -339,10 +347,13 @@ class GetMeshResponse(_message.Message):
     PROXIES_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     CANARY_WEIGHTS_FIELD_NUMBER: _builtins.int
+    VALUES_ERROR_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """The revision in force: a hash of the values' meaning."""
     epoch: _builtins.str
     """Which run of the control plane this is."""
+    values_error: _builtins.str
+    """Why the watched values file is not in force as it stands; empty if it is, or none is watched."""
     @_builtins.property
     def proxies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Proxy]:
         """Every proxy that is connected or was."""
@@ -363,10 +374,11 @@ class GetMeshResponse(_message.Message):
         proxies: _abc.Iterable[Global___Proxy] | None = ...,
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
         canary_weights: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        values_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_weights", b"canary_weights", "endpoints", b"endpoints", "epoch", b"epoch", "proxies", b"proxies", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_weights", b"canary_weights", "endpoints", b"endpoints", "epoch", b"epoch", "proxies", b"proxies", "revision", b"revision", "values_error", b"values_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
