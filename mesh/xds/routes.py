@@ -34,7 +34,7 @@ def egress(node: NodePlan) -> RouteConfiguration:
     """To each method of each service that the values let this one call."""
     calls = [route for callee in node.callees for method in callee.methods for route in call(callee, method)]
     config = _config(EGRESS, [*calls, refuse(403)])
-    config.response_headers_to_remove.append(retries.NOT_STARTED)
+    config.response_headers_to_remove.extend(retries.SIGNS)
     return config
 
 

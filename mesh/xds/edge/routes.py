@@ -46,7 +46,7 @@ def edge_routes(node: NodePlan) -> RouteConfiguration:
         name=EDGE,
         virtual_hosts=[known, strangers],
         validate_clusters=pb.false(),
-        response_headers_to_remove=[retries.NOT_STARTED],
+        response_headers_to_remove=retries.SIGNS,
     )
 
 

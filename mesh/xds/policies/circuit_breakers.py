@@ -13,8 +13,7 @@ from mesh.xds.plan import NodePlan, Target
 # Retries under way: a share of the calls under way, but at least this share of the calls that the values allow at once.
 # The floor is for the loss of an instance: all of its calls break in one moment, and then nothing else is under way of
 # which to take a percentage. Measured with 20 callers: a floor of 1 failed 17 calls, one of 50 (5 % of 1,000) none.
-# Its price: a callee that lives but answers everything with UNAVAILABLE gets up to twice its calls from a caller that
-# sends fewer than 1,000/s (50 retries at a time, 50 ms apart on average), and x1.2 from one that is at its limits.
+# A callee that lives and answers UNAVAILABLE costs nothing of it: answers are not repeated, see `retries`.
 RETRY_PERCENT, RETRY_FLOOR_PERCENT_OF_LIMIT = 20, 5
 
 

@@ -31,13 +31,17 @@ SENTENCES = {
 
 
 def inbound() -> LocalReplyConfig:
-    """First: a call that found no application to connect to (flag UF) did not start, and the caller may repeat it."""
-    not_started = ResponseMapper(
-        filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UF"])),
-        headers_to_add=[pb.header(retries.NOT_STARTED, "1")],
+    """First what callers may repeat: a call that found no application (flag UF) or that lost it on the way (UC, UR)."""
+    signs = [_sign(retries.NOT_STARTED, "UF"), _sign(retries.BROKEN, "UC", "UR")]
+    return LocalReplyConfig(mappers=[*signs, *_sentences()])
+
+
+def _sign(header: str, *flags: str) -> ResponseMapper:
+    return ResponseMapper(
+        filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=flags)),
+        headers_to_add=[pb.header(header, "1")],
         body_format_override=_text(SENTENCES[503]),
     )
-    return LocalReplyConfig(mappers=[not_started, *_sentences()])
 
 
 def egress() -> LocalReplyConfig:

@@ -200,26 +200,34 @@ async def test_deadlines(lab: Lab) -> None:
 
 
 async def test_retries(lab: Lab) -> None:
-    """What did not start is tried again whatever the method; what may have run, only if a repeat is harmless."""
-    failing = {"store-0": False}
+    """What did not start is tried again, what broke only if a repeat is harmless, what was answered never."""
+    asked = Counter[bytes]()
 
     async def fail(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        if failing["store-0"]:
+        asked[request] += 1
+        if request == b"unavailable":
             await context.abort(Code.UNAVAILABLE, "not now")
         return b"store-0"
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
 
     await lab.app("store-0", fail)
     await start(lab, "store-0", "store-canary-0", "front-0", weight=50)
     never = (("x-nourish-canary", "never"),)
     async with lab.proxies["front-0"].channel() as channel:
-        failing["store-0"] = True
-        assert await call(channel, GET, metadata=never) == b"store-canary-0"
-        assert await code(channel, SWEEP, metadata=never) == Code.UNAVAILABLE
+        assert await code(channel, GET, request=b"unavailable", metadata=never) == Code.UNAVAILABLE
+        assert asked[b"unavailable"] == 1
         # The application is gone, its sidecar stands: no call can have started, so a method that is not safe to
         # repeat goes to the other instance too.
         await lab.apps["store-0"].stop()
         (lab.folder / "store-0/app.sock").unlink(missing_ok=True)
         assert await call(channel, SWEEP, metadata=never) == b"store-canary-0"
+        # Something takes the calls and hangs up: they may have run.
+        async with await asyncio.start_unix_server(hang_up, lab.folder / "store-0/app.sock"):
+            assert await call(channel, GET, metadata=never) == b"store-canary-0"
+            assert await code(channel, SWEEP, metadata=never) == Code.UNAVAILABLE
         # The whole instance is gone.
         await lab.proxies["store-0"].stop()
         assert {await call(channel, SWEEP, metadata=never) for _ in range(10)} == {b"store-canary-0"}
