@@ -42,7 +42,7 @@ def command(
     """
     state()
     files = read_values(overlays, sets)
-    answer = asyncio.run(_apply(files, dry_run, timeout.total_seconds()))
+    answer = asyncio.run(apply(files, dry_run, timeout.total_seconds()))
     if answer.applied:
         record(files, paths().values)
     if as_json:
@@ -65,7 +65,8 @@ def record(files: list[ValuesFile], path: Path) -> None:
     draft.replace(path)
 
 
-async def _apply(files: list[ValuesFile], dry_run: bool, seconds: float) -> control_pb2.ApplyValuesResponse:
+async def apply(files: list[ValuesFile], dry_run: bool, seconds: float) -> control_pb2.ApplyValuesResponse:
+    """Sends an edit to the control plane and returns what became of it."""
     from nourish.mesh.v1 import control_pb2
 
     from mesh.cli.control import control_plane
