@@ -51,7 +51,7 @@ def command(
     """
     state()
     files = read_values(overlays, sets)
-    answer = asyncio.run(_apply(files, timeout.total_seconds(), dry_run=dry_run, base_revision=base, no_wait=not wait))
+    answer = asyncio.run(apply(files, timeout.total_seconds(), dry_run=dry_run, base_revision=base, no_wait=not wait))
     if answer.applied:
         record(files, paths().values)
     if as_json:
@@ -74,7 +74,8 @@ def record(files: list[ValuesFile], path: Path) -> None:
     draft.replace(path)
 
 
-async def _apply(files: list[ValuesFile], seconds: float, **options: Any) -> control_pb2.ApplyValuesResponse:
+async def apply(files: list[ValuesFile], seconds: float, **options: Any) -> control_pb2.ApplyValuesResponse:
+    """Sends an edit to the control plane and returns what became of it; `options` are fields of the request."""
     from nourish.mesh.v1 import control_pb2
 
     from mesh.cli.control import control_plane

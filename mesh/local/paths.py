@@ -16,7 +16,7 @@ from mesh.local.errors import DiskFullError, StateError
 RUN_PARENT = Path("/tmp")  # noqa: S108 - made with mkdir(0700) and verified below
 FIRST_START_BYTES = 2_000_000_000  # the USDA rows with their indexes, twice, and the write-ahead log
 LATER_START_BYTES = 200_000_000
-OWNED = ("postgres", "log", "identity", "cache", "values.yaml", "state.json", "lock")
+OWNED = ("postgres", "log", "identity", "cache", "values.yaml", "state.json", "lock", "rollouts")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Paths:
     def state(self) -> Path:
         """A snapshot of what runs, for `mesh status`."""
         return self.home / "state.json"
+
+    @property
+    def rollouts(self) -> Path:
+        """Rollouts: how far each is, and what it did and why."""
+        return self.home / "rollouts"
 
     @property
     def lock(self) -> Path:

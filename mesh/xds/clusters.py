@@ -12,23 +12,24 @@ from mesh.xds.plan import NodePlan, Target
 from mesh.xds.policies import circuit_breakers
 
 APP = "app"
+SUPPORT = "support"  # the same application's health and reflection, so that they count as none of its calls
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
 
 
 def clusters(node: NodePlan) -> list[cluster_pb2.Cluster]:
     """Every cluster of a node; EDS clusters first need `endpoints.assignments`."""
-    return [app(node), *(upstream(node, target) for target in node.targets)]
+    return [app(node), app(node, SUPPORT), *(upstream(node, target) for target in node.targets)]
 
 
-def app(node: NodePlan) -> cluster_pb2.Cluster:
+def app(node: NodePlan, name: str = APP) -> cluster_pb2.Cluster:
     """The application behind this proxy, on a Unix socket that nobody else reaches."""
     breakers = circuit_breaker_pb2.CircuitBreakers(thresholds=[circuit_breakers.limits(node.limits)])
     return cluster_pb2.Cluster(
-        name=APP,
+        name=name,
         type=cluster_pb2.Cluster.DiscoveryType.STATIC,
         connect_timeout=pb.seconds(1),
-        load_assignment=endpoints.local(APP, node.node.app_socket),
+        load_assignment=endpoints.local(name, node.node.app_socket),
         circuit_breakers=breakers,
         typed_extension_protocol_options={HTTP_OPTIONS: _http2(keepalive=False)},
     )

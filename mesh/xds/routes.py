@@ -8,7 +8,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from mesh.contract import Method
 from mesh.xds import edge, pb, policies
-from mesh.xds.clusters import APP
+from mesh.xds.clusters import APP, SUPPORT
 from mesh.xds.plan import Callee, NodePlan
 from mesh.xds.policies import canary, rbac, retries, timeouts
 
@@ -24,7 +24,7 @@ def inbound(node: NodePlan) -> RouteConfiguration:
     """To the application: its own methods, health and reflection. Who may use which is RBAC's matter."""
     methods = [_to_app(method) for method in node.methods]
     support = [
-        Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=APP))
+        Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=SUPPORT))
         for prefix in (rbac.HEALTH, rbac.REFLECTION)
     ]
     return _config(INBOUND, [*methods, *support, refuse(404)])

@@ -13,6 +13,7 @@ from mesh.contract import Method
 from mesh.xds.plan import NodePlan, Target
 from mesh.xds.policies import (
     balancing,
+    call_stats,
     circuit_breakers,
     health_checks,
     jwt,
@@ -36,4 +37,9 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
 
 # HTTP filters of the inbound listener: who calls, on whose behalf, and whether that user may.
-INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes)
+INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (
+    rbac.peers,
+    jwt.verify,
+    rbac.scopes,
+    call_stats.filter,  # last: what is refused before it is no call of the application's
+)
