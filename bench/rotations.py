@@ -1,4 +1,4 @@
-"""100 rotations of both leaves and one of the root, under load: each request makes a new mTLS connection of real Envoys."""
+"""100 rotations of both leaves and one of the root, under load: each request is a new mTLS connection."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def report(results: dict[str, Any]) -> list[str]:
     return [
         "## Certificates rotated under load",
         "",
-        f"{results['rotations']} rotations of both leaves, then one of the root, each request on a new mTLS connection: "
-        f"{answered:,} requests answered, {failed} failed (goal: 0, {goal}).",
+        f"{results['rotations']} rotations of both leaves, then one of the root, each request on a new mTLS "
+        f"connection: {answered:,} requests answered, {failed} failed (goal: 0, {goal}).",
     ]
 
 
