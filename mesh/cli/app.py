@@ -71,9 +71,23 @@ def _of_call(error: Exception) -> Failure | None:
 
 
 def _add_verbs() -> None:
-    from mesh.cli import apply, call, check, config, down, generate, logs, rollout, routes, status, token, up
+    from mesh.cli import (
+        apply,
+        call,
+        certificates,
+        check,
+        config,
+        down,
+        generate,
+        logs,
+        rollout,
+        routes,
+        status,
+        token,
+        up,
+    )
 
-    for verb in (up, down, status, check, apply, rollout, routes, config, call, token, logs, generate):
+    for verb in (up, down, status, check, apply, rollout, routes, config, certificates, call, token, logs, generate):
         main.add_command(verb.command)
 
 

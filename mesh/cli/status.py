@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.certificates import ends, identity_json, root_json
 from mesh.cli.failure import Failure
-from mesh.cli.output import console, print_json, span, table, until
+from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths, state
 
 if TYPE_CHECKING:
     from nourish.mesh.v1 import control_pb2
 
     from mesh.identity.ca import Identity
+    from mesh.identity.roots import Root
     from mesh.local.events import InstanceState, ProcessState, State
     from mesh.local.paths import Paths
 
@@ -29,12 +31,15 @@ def command(as_json: bool) -> None:
     mesh = asyncio.run(_mesh(where))
     certificates = _certificates(where, runs)
     if as_json:
-        print_json(to_json(runs, mesh, certificates))
+        print_json(to_json(runs, mesh, certificates, _roots(where)))
     else:
         _print(runs, mesh, certificates)
+        _print_roots(_roots(where))
 
 
-def to_json(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity]) -> dict[str, Any]:
+def to_json(
+    runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity], roots: list[Root]
+) -> dict[str, Any]:
     """The runner's state, with the control plane's view and the certificates. `control.answers` says if it has one."""
     from google.protobuf.json_format import MessageToDict
 
@@ -43,15 +48,8 @@ def to_json(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates:
     view = MessageToDict(mesh, always_print_fields_with_no_presence=True) if mesh else {}
     keys = {"revision": "", "epoch": "", "proxies": [], "endpoints": [], "canaryWeights": {}, "valuesError": ""}
     content.update({key: view.get(key, empty) for key, empty in keys.items()})
-    content["certificates"] = {
-        service: {
-            "spiffeId": identity.spiffe_id,
-            "serial": identity.serial,
-            "expires": identity.expires.isoformat(),
-            "overdue": identity.overdue,
-        }
-        for service, identity in certificates.items()
-    }
+    content["certificates"] = {service: identity_json(identity) for service, identity in certificates.items()}
+    content["roots"] = [root_json(root) for root in roots]
     return content
 
 
@@ -77,6 +75,24 @@ def _certificates(where: Paths, runs: State) -> dict[str, Identity]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def _roots(where: Paths) -> list[Root]:
+    from mesh.identity.ca import ROOTS
+    from mesh.identity.roots import Roots
+
+    try:
+        return Roots(where.identity / ROOTS).all()
+    except (OSError, ValueError):
+        return []
+
+
+def _print_roots(roots: list[Root]) -> None:
+    out = console()
+    for root in roots:
+        out.print(f"{root.common_name} ends {ends(root)}")
+    if len(roots) > 1:
+        out.print("a root is being replaced: see `mesh certificates`", style="yellow")
 
 
 def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: dict[str, Identity]) -> None:
@@ -136,4 +152,4 @@ def _config(proxy: control_pb2.Proxy | None, *, known: bool) -> str:
 def _certificate(identity: Identity | None) -> str:
     if identity is None:
         return "[red]none[/]"
-    return f"[red]{until(identity.expires)}, overdue[/]" if identity.overdue else until(identity.expires)
+    return ends(identity)

@@ -13,7 +13,9 @@ from nourish.mesh.v1 import control_pb2
 
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
+from mesh.identity.rotation import rotate_root_when_due
 from mesh.local.app import App
+from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
 from mesh.local.environment import python_environment
 from mesh.local.envoy import Envoy
@@ -76,6 +78,8 @@ class Mesh:
         self._phase = "ready"
         self._changed()
         self._spawn(self._follow_values())
+        if self._authority:
+            self._spawn(rotate_root_when_due(self._authority, lambda: lagging(self._paths)))
 
     async def stop(self) -> None:
         """Stops all: the edge first, then callers before callees, then the control plane, then PostgreSQL."""

