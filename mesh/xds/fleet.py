@@ -36,6 +36,27 @@ class Proxy:
         return frozenset(refusal for stream in self.streams for refusal in stream.refusals)
 
 
+class Compiled:
+    """The resources of every node under one plan. Instances that differ in their id alone share one snapshot."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._snapshots: dict[Node, Snapshot] = {}
+
+    def node(self, node: Node) -> Snapshot:
+        """What this node is to have.
+
+        Raises:
+            PlanError: the topology has no such service.
+            SnapshotError: the result contradicts itself.
+        """
+        # The id is taken away before compiling, so that no resource can come to depend on it.
+        shared = replace(node, id=f"{node.service}.{node.subset}")
+        if shared not in self._snapshots:
+            self._snapshots[shared] = compile_node(self.plan.node(shared))
+        return self._snapshots[shared]
+
+
 class Fleet:
     """The mesh as it is known now. Nothing is published until there are values and a first report of endpoints."""
 
@@ -45,6 +66,7 @@ class Fleet:
         self.proxies: dict[str, Proxy] = {}
         self.hosts: dict[str, tuple[Host, ...]] = {}  # by who reported them
         self._materials = materials
+        self._last: Compiled | None = None
 
     @property
     def published(self) -> bool:
@@ -57,7 +79,7 @@ class Fleet:
         proxy.node = node
         proxy.streams.append(stream)
         if self.topology is not None and self.published:
-            proxy.snapshot = self._compile(self._plan(self.topology), node) or proxy.snapshot
+            proxy.snapshot = self._compile(self._compiled(self.topology), node) or proxy.snapshot
         if proxy.snapshot:
             stream.publish(proxy.snapshot)
         return proxy
@@ -72,10 +94,10 @@ class Fleet:
         Raises:
             SnapshotError: a proxy's resources would contradict themselves or drop too much.
         """
-        plan = self._plan(topology)
+        compiled = self._compiled(topology)
         for node in self._nodes(topology):
             known = self.proxies.get(node.id)
-            check_change(known.snapshot if known else None, compile_node(plan.node(node)))
+            check_change(known.snapshot if known else None, compiled.node(node))
 
     def kinds(self, topology: Topology) -> dict[Kind, Snapshot]:
         """What each kind of proxy would have: proxies of one kind differ in id, sockets and addresses alone.
@@ -112,9 +134,9 @@ class Fleet:
     def _publish(self) -> list[Proxy]:
         if self.topology is None or not self.published:
             return []
-        plan, changed = self._plan(self.topology), []
+        compiled, changed = self._compiled(self.topology), []
         for proxy in self.proxies.values():
-            snapshot = self._compile(plan, proxy.node) if proxy.streams else None
+            snapshot = self._compile(compiled, proxy.node) if proxy.streams else None
             if snapshot is None or (proxy.snapshot and snapshot.versions == proxy.snapshot.versions):
                 continue
             proxy.snapshot = snapshot
@@ -123,17 +145,21 @@ class Fleet:
             changed.append(proxy)
         return changed
 
-    def _compile(self, plan: Plan, node: Node) -> Snapshot | None:
+    def _compile(self, compiled: Compiled, node: Node) -> Snapshot | None:
         """None for a proxy that keeps what it has: its service was removed, or its resources would make no sense."""
         try:
-            return compile_node(plan.node(node))
+            return compiled.node(node)
         except (PlanError, SnapshotError) as error:
             log.error("%s", error)
             return None
 
-    def _plan(self, topology: Topology) -> Plan:
+    def _compiled(self, topology: Topology) -> Compiled:
+        """The last one again, if it is of the same values and endpoints."""
         hosts = tuple(host for reported in self.hosts.values() for host in reported)
-        return Plan(topology, self.contract, self._materials, hosts)
+        last = self._last
+        if last is None or last.plan.topology != topology or last.plan.hosts != hosts:
+            self._last = last = Compiled(Plan(topology, self.contract, self._materials, hosts))
+        return last
 
     def _nodes(self, topology: Topology) -> list[Node]:
         known = [p.node for p in self.proxies.values() if p.node.service == EDGE or p.node.service in topology.services]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
@@ -32,6 +32,13 @@ SHORT = {CDS: "cds", EDS: "eds", LDS: "lds", RDS: "rds"}
 Resources = Mapping[str, any_pb2.Any]  # by name
 
 
+class Versioned(NamedTuple):
+    """A resource and the hash of its content. None: a proxy says that it has it, and its content is not known here."""
+
+    version: str
+    resource: any_pb2.Any | None
+
+
 class SnapshotError(Exception):
     """The resources contradict themselves or drop too much; `problems` lists each with its node."""
 
@@ -49,18 +56,23 @@ class Snapshot:
     declared: frozenset[str]
 
     @cached_property
+    def versioned(self) -> dict[str, dict[str, Versioned]]:
+        """The resources with their versions, hashed once."""
+        return {t: {n: Versioned(_hash(r.value), r) for n, r in self.resources[t].items()} for t in ORDER}
+
+    @cached_property
     def versions(self) -> dict[str, str]:
         """The version of each type as a whole."""
-        return {type_url: version(self.resources[type_url]) for type_url in ORDER}
+        return {type_url: version(self.versioned[type_url]) for type_url in ORDER}
 
 
-def version(resources: Resources) -> str:
+def version(resources: Mapping[str, Versioned]) -> str:
     """A hash of names and contents: the same for the same meaning, in any process."""
-    digest = hashlib.sha256()
-    for name in sorted(resources):
-        value = resources[name].value
-        digest.update(f"{len(name)}:{name}{len(value)}:".encode() + value)
-    return digest.hexdigest()[:16]
+    return _hash("".join(f"{len(name)}:{name}{resources[name].version}" for name in sorted(resources)).encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def compile_node(plan: NodePlan) -> Snapshot:

@@ -1,21 +1,20 @@
 """One proxy's ADS stream as a state machine: requests and snapshots in, responses out. It holds no socket.
 
-State-of-the-world variant of the xDS transport protocol
-(https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol). Resources are kept by name with their content, so
-that the incremental variant can be added beside it.
+What is sent when is decided here, once, for both variants of the xDS transport protocol
+(https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol): `StateOfTheWorld` below, which gRPC's own client
+speaks, and `Incremental` in `incremental.py`, which the sidecars speak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
-from google.protobuf import any_pb2
 
-from mesh.xds.snapshot import CDS, EDS, LDS, ORDER, RDS, SHORT, Resources, Snapshot, version
+from mesh.xds.snapshot import CDS, EDS, LDS, ORDER, RDS, SHORT, Snapshot, Versioned, version
 
 WILDCARD = (CDS, LDS)  # Envoy takes all clusters and listeners there are; the other types it names
 POINTS_AT = {CDS: EDS, LDS: RDS}  # a changed cluster or listener warms until these are sent again
@@ -27,18 +26,30 @@ class Subscription:
 
     wildcard: bool
     names: frozenset[str] = frozenset()
-    sent: dict[str, any_pb2.Any] = field(default_factory=dict)
+    sent: dict[str, Versioned] = field(default_factory=dict)
     sent_version: str = ""
+    in_flight: tuple[str, ...] = ()  # what the last response held
     nonce: str = ""
     answered: bool = True
-    stale: bool = True  # must be sent even if the content is the same
+    new: bool = True  # must be answered even with nothing
+    stale: set[str] = field(default_factory=set)  # must be sent even if the content is the same
     acknowledged: str = ""  # version
-    error: str = ""
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)  # nonce and text of open refusals, by resource
+    alone: set[str] = field(default_factory=set)  # were refused together: are sent again one at a time
 
     @property
     def outstanding(self) -> bool:
         """Whether an answer is to come. A proxy that has just dropped its last name of a type gives none."""
         return not self.answered and (self.wildcard or bool(self.names))
+
+    def changed(self, wanted: Mapping[str, Versioned]) -> list[str]:
+        """What must be sent of this. What a proxy has and we do not know cannot be sent, and need not be."""
+        sent, stale = self.sent, self.stale
+        return [
+            name
+            for name, entry in wanted.items()
+            if entry.resource is not None and (name in stale or name not in sent or sent[name].version != entry.version)
+        ]
 
 
 class Stream:
@@ -52,82 +63,109 @@ class Stream:
         self.target: Snapshot | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._nonces = count(1)
+        self._settled: bool | None = None  # not known since the last event
 
     def publish(self, snapshot: Snapshot) -> None:
         """From now on this is what the proxy shall have."""
         self.target = snapshot
+        self._settled = None
         self._on_publish()
 
     def request(self, request: Any) -> None:
-        """Takes a DiscoveryRequest: a subscription, an ACK, a NACK, or any of these for an answer long replaced."""
+        """Takes a subscription, an ACK, a NACK, or any of these for an answer long replaced."""
         if request.type_url not in ORDER:
             return  # a type that we never serve: Envoy's initial fetch timeout covers it
+        self._settled = None
         subscription = self._subscriptions.setdefault(request.type_url, Subscription(request.type_url in WILDCARD))
-        subscription.names = frozenset(request.resource_names)
+        self._subscribe(subscription, request)
         if not request.response_nonce or request.response_nonce != subscription.nonce or subscription.answered:
             return
         subscription.answered = True
-        subscription.error = request.error_detail.message if request.HasField("error_detail") else ""
-        if not subscription.error:
+        if request.HasField("error_detail"):
+            self._refuse(subscription, request.error_detail.message)
+        elif not subscription.refused:
             subscription.acknowledged = subscription.sent_version
 
-    def responses(self) -> Iterator[DiscoveryResponse]:
+    def responses(self) -> Iterator[Any]:
         """What may be sent now: clusters with their endpoints, and when both are taken, listeners with their routes.
 
         Endpoints do not wait until the clusters are taken: Envoy acknowledges clusters only once they are warm.
         """
         if self.target is None:
             return
+        self._settled = None
         for pointing, pointed_at in POINTS_AT.items():
             for type_url in (pointing, pointed_at):
                 subscription = self._subscriptions.get(type_url)
                 if subscription and not subscription.outstanding:
                     wanted = self._wanted(type_url, self.target)
-                    if self._differs(type_url, wanted):
+                    if self._differs(subscription, wanted):
                         yield self._respond(type_url, subscription, wanted)
+                    elif not subscription.acknowledged and not subscription.new and not subscription.refused:
+                        subscription.acknowledged = version(wanted)  # it came with all of it
             if not (self._taken(pointing, self.target) and self._taken(pointed_at, self.target)):
                 return
 
     @property
     def settled(self) -> bool:
         """Whether the proxy has answered, well or badly, to all of the last snapshot."""
-        return self.target is not None and all(self._taken(type_url, self.target) for type_url in ORDER)
+        if self._settled is None:
+            target = self.target
+            self._settled = target is not None and all(self._taken(type_url, target) for type_url in ORDER)
+        return self._settled
 
     @property
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Open refusals as nonce and text: a later refusal is another one even if it says the same."""
-        return frozenset((s.nonce, f"{SHORT[t]}: {s.error}") for t, s in self._subscriptions.items() if s.error)
+        open_ = [(t, refusal) for t, s in self._subscriptions.items() for refusal in s.refused.values()]
+        return frozenset((nonce, f"{SHORT[t]}: {text}") for t, (nonce, text) in open_)
 
     @property
     def errors(self) -> dict[str, str]:
         """Open refusals by short type name."""
-        return {SHORT[t]: s.error for t, s in self._subscriptions.items() if s.error}
+        subscriptions = [(SHORT[t], s.refused) for t, s in self._subscriptions.items() if s.refused]
+        return {short: "; ".join(sorted({text for _, text in refused.values()})) for short, refused in subscriptions}
 
     @property
     def versions(self) -> dict[str, str]:
         """Acknowledged versions by short type name."""
         return {SHORT[t]: s.acknowledged for t, s in self._subscriptions.items() if s.acknowledged}
 
-    def _respond(self, type_url: str, subscription: Subscription, wanted: Resources) -> DiscoveryResponse:
-        pointed_at = self._subscriptions.get(POINTS_AT.get(type_url, ""))
-        if pointed_at and any(subscription.sent.get(name) != resource for name, resource in wanted.items()):
-            pointed_at.stale = True
-        subscription.sent, subscription.sent_version = dict(wanted), version(wanted)
-        subscription.nonce, subscription.answered, subscription.stale = str(next(self._nonces)), False, False
-        subscription.error = ""
-        return DiscoveryResponse(
-            type_url=type_url,
-            version_info=subscription.sent_version,
-            nonce=subscription.nonce,
-            resources=[wanted[name] for name in sorted(wanted)],
-        )
+    def _subscribe(self, subscription: Subscription, request: Any) -> None:
+        raise NotImplementedError
 
-    def _wanted(self, type_url: str, target: Snapshot) -> Resources:
-        new, subscription = target.resources[type_url], self._subscriptions[type_url]
-        if type_url not in WILDCARD:
+    def _refuse(self, subscription: Subscription, text: str) -> None:
+        raise NotImplementedError
+
+    def _differs(self, subscription: Subscription, wanted: Mapping[str, Versioned]) -> bool:
+        """Whether the proxy must be sent this. Of the types that it names, what it no longer names needs no answer."""
+        if subscription.wildcard and (subscription.new or subscription.sent.keys() - wanted.keys()):
+            return True
+        return bool(subscription.changed(wanted))
+
+    def _encode(self, type_url: str, subscription: Subscription, wanted: Mapping[str, Versioned]) -> Any:
+        """The response that brings the proxy to `wanted`; notes in `subscription` what is sent."""
+        raise NotImplementedError
+
+    def _respond(self, type_url: str, subscription: Subscription, wanted: Mapping[str, Versioned]) -> Any:
+        before = subscription.sent
+        subscription.nonce, subscription.answered, subscription.new = str(next(self._nonces)), False, False
+        response = self._encode(type_url, subscription, wanted)
+        subscription.sent_version = version(subscription.sent)
+        subscription.stale.difference_update(subscription.in_flight)
+        changed = {n for n in subscription.in_flight if n not in before or before[n].version != wanted[n].version}
+        pointed_at = self._subscriptions.get(POINTS_AT.get(type_url, ""))
+        if pointed_at and changed:
+            pointed_at.stale |= changed & pointed_at.names if type_url == CDS else pointed_at.names
+        return response
+
+    def _wanted(self, type_url: str, target: Snapshot) -> Mapping[str, Versioned]:
+        new, subscription = target.versioned[type_url], self._subscriptions[type_url]
+        if not subscription.wildcard:
             kept = {**subscription.sent, **new}
             return {name: kept[name] for name in subscription.names if name in kept}
-        if type_url == CDS and not (self._taken(LDS, target) and self._taken(RDS, target)):
+        dropped = subscription.sent.keys() - new.keys()
+        if type_url == CDS and dropped and not (self._taken(LDS, target) and self._taken(RDS, target)):
             return {**subscription.sent, **new}  # old routes may still point at old clusters
         return new
 
@@ -135,27 +173,39 @@ class Stream:
         """Whether the proxy has answered, well or badly, to this type, and nothing more is to be sent now."""
         subscription = self._subscriptions.get(type_url)
         if subscription is None:
-            return not self._expected(type_url)
-        settled = not subscription.outstanding and not self._differs(type_url, self._wanted(type_url, target))
-        return settled and self._warm(type_url)
+            return not target.resources[type_url]  # otherwise the proxy will subscribe by itself
+        if subscription.outstanding or self._differs(subscription, self._wanted(type_url, target)):
+            return False
+        return self._warm(type_url, target)
 
-    def _differs(self, type_url: str, wanted: Resources) -> bool:
-        """Whether the proxy must be sent this. Of the types that it names, what it no longer names needs no answer."""
-        subscription = self._subscriptions[type_url]
-        if type_url in WILDCARD:
-            return subscription.stale or version(wanted) != subscription.sent_version
-        changed = any(subscription.sent.get(name) != resource for name, resource in wanted.items())
-        return changed or (subscription.stale and bool(wanted))
-
-    def _expected(self, type_url: str) -> bool:
-        """Whether the proxy will subscribe to this type by itself."""
-        return self.target is not None and bool(self.target.resources[type_url])
-
-    def _warm(self, type_url: str) -> bool:
+    def _warm(self, type_url: str, target: Snapshot) -> bool:
         """Whether the proxy has asked for the endpoints of every cluster it has taken (and so for the routes)."""
-        if type_url not in (EDS, RDS) or self.target is None:
+        if type_url not in (EDS, RDS):
             return True
         pointing = self._subscriptions.get(CDS if type_url == EDS else LDS)
-        if pointing is None or pointing.error:
+        if pointing is None or pointing.refused:
             return True
-        return self.target.resources[type_url].keys() <= self._subscriptions[type_url].names
+        return target.resources[type_url].keys() <= self._subscriptions[type_url].names
+
+
+class StateOfTheWorld(Stream):
+    """Each response holds all of its type; a refusal is of all of it."""
+
+    def _subscribe(self, subscription: Subscription, request: Any) -> None:
+        names = frozenset(request.resource_names)
+        if not subscription.wildcard:  # a name that was dropped and comes again must be answered again
+            subscription.stale = (subscription.stale | (names - subscription.names)) & names
+        subscription.names = names
+
+    def _refuse(self, subscription: Subscription, text: str) -> None:
+        subscription.refused = {"": (subscription.nonce, text)}
+
+    def _encode(self, type_url: str, subscription: Subscription, wanted: Mapping[str, Versioned]) -> DiscoveryResponse:
+        subscription.refused = {}
+        subscription.sent, subscription.in_flight = dict(wanted), tuple(wanted)
+        return DiscoveryResponse(
+            type_url=type_url,
+            version_info=version(wanted),
+            nonce=subscription.nonce,
+            resources=[entry.resource for _, entry in sorted(wanted.items()) if entry.resource is not None],
+        )

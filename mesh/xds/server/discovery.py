@@ -10,9 +10,11 @@ from typing import Any
 import grpc
 
 from mesh.xds.fleet import Fleet, Proxy
+from mesh.xds.incremental import Incremental
 from mesh.xds.plan import Node, PlanError
+from mesh.xds.server import peer
 from mesh.xds.server.progress import Progress
-from mesh.xds.stream import Stream
+from mesh.xds.stream import StateOfTheWorld, Stream
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +22,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DiscoveryService:
-    """ADS, state of the world. One stream per proxy."""
+    """ADS in both variants. One stream per proxy."""
 
     def __init__(self, fleet: Fleet, progress: Progress) -> None:
         self._fleet = fleet
         self._progress = progress
 
     async def StreamAggregatedResources(self, requests: AsyncIterator[Any], context: Context) -> None:
+        """State of the world, for gRPC's own xDS client."""
+        await self._connect(StateOfTheWorld, requests, context)
+
+    async def DeltaAggregatedResources(self, requests: AsyncIterator[Any], context: Context) -> None:
+        """Incremental, for the sidecars."""
+        await self._connect(Incremental, requests, context)
+
+    async def _connect(self, variant: type[Stream], requests: AsyncIterator[Any], context: Context) -> None:
         """Serves one proxy until it goes away."""
         first = await anext(aiter(requests), None)
         if first is None:
@@ -35,8 +45,11 @@ class DiscoveryService:
             node = Node.parse(first.node)
         except PlanError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        if refusal := peer.refusal(node, context.invocation_metadata(), self._fleet.topology):
+            log.error("%s", refusal)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
         wake = asyncio.Event()
-        stream = Stream(wake.set)
+        stream = variant(wake.set)
         proxy = self._fleet.connect(node, stream)
         stream.request(first)
         log.info("%s: connected", node.id)
@@ -46,10 +59,6 @@ class DiscoveryService:
             self._fleet.disconnect(proxy, stream)
             log.info("%s: disconnected", node.id)
             await self._progress.tell()
-
-    async def DeltaAggregatedResources(self, requests: AsyncIterator[Any], context: Context) -> None:
-        """Incremental ADS: not spoken yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "use the state-of-the-world variant: api_type: GRPC")
 
     async def _serve(
         self, proxy: Proxy, stream: Stream, wake: asyncio.Event, requests: AsyncIterator[Any], context: Context

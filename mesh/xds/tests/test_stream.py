@@ -4,50 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.rpc import status_pb2
 
 from mesh.topology import Canary, Service
+from mesh.xds.incremental import Incremental
 from mesh.xds.plan import Node, Plan
 from mesh.xds.snapshot import CDS, EDS, LDS, RDS, SHORT, Snapshot, compile_node
-from mesh.xds.stream import Stream
+from mesh.xds.stream import StateOfTheWorld, Stream
 
+VARIANT: type[Stream] = StateOfTheWorld
 NAMES = {CDS: (), LDS: (), EDS: ("store.stable", "store.canary"), RDS: ("inbound", "egress")}
 
 
 class FakeProxy:
-    """Answers as Envoy does: asks for what it was told of, acknowledges, or refuses the types in `refuses`."""
+    """Answers as Envoy does: asks for what it was told of, acknowledges, or refuses the types or names in `refuses`."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.delta = isinstance(stream, Incremental)
         self.log: list[str] = []
         self.names = {kind: set(names) for kind, names in NAMES.items()}
-        self.asked: set[str] = set()
+        self.asked: dict[str, set[str]] = {}
+        self.held: dict[str, dict[str, str]] = {kind: {} for kind in NAMES}
         self.refuses: set[str] = set()
 
-    def ask(self, kind: str, *, nonce: str = "", version: str = "", error: str = "") -> None:
-        self.asked.add(kind)
+    def ask(self, kind: str, *, nonce: str = "", version: str = "", error: str = "", held: bool = False) -> None:
         detail = status_pb2.Status(code=3, message=error) if error else None
-        names = sorted(self.names[kind])
-        self.stream.request(
-            DiscoveryRequest(
-                type_url=kind, resource_names=names, response_nonce=nonce, version_info=version, error_detail=detail
-            )
-        )
+        before, names = self.asked.get(kind, set()), self.names[kind]
+        self.asked[kind] = set(names)
+        common: dict[str, Any] = {"type_url": kind, "response_nonce": nonce, "error_detail": detail}
+        if self.delta:
+            added, removed, known = sorted(names - before), sorted(before - names), self.held[kind] if held else {}
+            common |= {"resource_names_subscribe": added, "resource_names_unsubscribe": removed}
+            self.stream.request(DeltaDiscoveryRequest(**common, initial_resource_versions=known))
+        else:
+            self.stream.request(DiscoveryRequest(**common, resource_names=sorted(names), version_info=version))
 
-    def answer(self, response: DiscoveryResponse) -> None:
-        kind = response.type_url
+    def answer(self, response: Any) -> None:
+        kind, held = response.type_url, self.held[response.type_url]
+        bad = kind in self.refuses or bool(self.refuses & set(resource_names(response)))
+        if not self.delta:
+            held.clear()
+        if not bad:
+            held.update({n: r.version if self.delta else "" for n, r in zip_names(response)})
+        for name in response.removed_resources if self.delta else ():
+            held.pop(name, None)
         if kind == CDS:
-            eds = {_name(r.value, CDS) for r in response.resources} - {"app"}
+            eds = set(held) - {"app"} if self.delta else set(resource_names(response)) - {"app"}
             if eds != self.names[EDS] or EDS not in self.asked:
                 self.names[EDS] = eds
                 self.ask(EDS)
         if kind == LDS and RDS not in self.asked:
             self.ask(RDS)
-        bad = kind in self.refuses
-        self.ask(kind, nonce=response.nonce, version=response.version_info, error="bad" if bad else "")
+        version = "" if self.delta else response.version_info
+        self.ask(kind, nonce=response.nonce, version=version, error="bad" if bad else "")
         if kind == EDS and LDS not in self.asked:
             self.ask(LDS)
 
@@ -57,10 +71,25 @@ class FakeProxy:
         while responses := list(self.stream.responses()):
             for response in responses:
                 sent.append(SHORT[response.type_url])
-                self.log.append(f"{sent[-1]} {','.join(_name(r.value, response.type_url) for r in response.resources)}")
+                self.log.append(f"{sent[-1]} {','.join(resource_names(response))}")
+                if gone := getattr(response, "removed_resources", ()):
+                    self.log.append(f"removed {','.join(gone)}")
                 self.answer(response)
             assert len(sent) < 20, sent
         return sent
+
+
+def zip_names(response: Any) -> list[tuple[str, Any]]:
+    delta = hasattr(response, "removed_resources") and hasattr(response, "system_version_info")
+    return [(r.name if delta else _name(r.value, response.type_url), r) for r in response.resources]
+
+
+def version_of(response: Any) -> str:
+    return str(getattr(response, "system_version_info", "") or getattr(response, "version_info", ""))
+
+
+def resource_names(response: Any) -> list[str]:
+    return [name for name, _ in zip_names(response)]
 
 
 def _name(value: bytes, kind: str) -> str:
@@ -73,6 +102,14 @@ def _name(value: bytes, kind: str) -> str:
         return str(endpoint_pb2.ClusterLoadAssignment.FromString(value).cluster_name)
     types = {CDS: cluster_pb2.Cluster, LDS: listener_pb2.Listener, RDS: route_pb2.RouteConfiguration}
     return str(types[kind].FromString(value).name)
+
+
+@pytest.fixture(params=[StateOfTheWorld, Incremental], ids=["sotw", "delta"], autouse=True)
+def variant(request: pytest.FixtureRequest) -> type[Stream]:
+    """Every fact here holds for both variants."""
+    global VARIANT  # noqa: PLW0603
+    VARIANT = request.param
+    return VARIANT
 
 
 @pytest.fixture
@@ -88,7 +125,7 @@ def snapshot(plan: Plan, node: Callable[[str], Node]) -> Callable[..., Snapshot]
 
 
 def connected(snapshot: Snapshot) -> FakeProxy:
-    stream = Stream()
+    stream = VARIANT()
     stream.publish(snapshot)
     proxy = FakeProxy(stream)
     proxy.ask(CDS)
@@ -100,7 +137,7 @@ def connected(snapshot: Snapshot) -> FakeProxy:
 
 def test_first_push_is_in_order(snapshot: Callable[..., Snapshot]) -> None:
     """What is pointed at is sent before what points at it, and nothing is sent before there is a snapshot."""
-    stream = Stream()
+    stream = VARIANT()
     proxy = FakeProxy(stream)
     proxy.ask(CDS)
     assert proxy.run() == []
@@ -130,7 +167,7 @@ def test_clusters_are_removed_last(snapshot: Callable[..., Snapshot]) -> None:
     proxy = connected(snapshot(weight=0, replicas=1))
     proxy.stream.publish(snapshot(weight=0, replicas=0))
     assert proxy.run() == ["rds", "cds"]
-    assert proxy.log[1] == "cds app,store.stable"
+    assert proxy.log[1:] == (["cds ", "removed store.canary"] if proxy.delta else ["cds app,store.stable"])
     proxy.stream.publish(snapshot(weight=0, replicas=1))
     assert proxy.run()[:2] == ["cds", "eds"]
     assert proxy.log[-1].startswith("rds")
@@ -157,7 +194,7 @@ def test_endpoints_follow_a_changed_cluster(plan: Plan, snapshot: Callable[..., 
     proxy.stream.publish(Snapshot(target.node, {**target.resources, CDS: changed}, target.declared))
     first, second = proxy.stream.responses()
     assert [SHORT[r.type_url] for r in (first, second)] == ["cds", "eds"]
-    assert second.version_info == target.versions[EDS]
+    assert version_of(second) == target.versions[EDS]
     assert not proxy.stream.settled
 
 
@@ -179,7 +216,7 @@ def test_refusal_is_recorded_and_not_repeated(snapshot: Callable[..., Snapshot])
     proxy.run()
     assert proxy.stream.refusals != first  # refused again, another nonce
     proxy.refuses = set()
-    proxy.stream.publish(snapshot(hosts=0, replicas=0, weight=0))
+    proxy.stream.publish(snapshot(calls=()))
     proxy.run()
     assert proxy.stream.errors == {}
 
@@ -194,15 +231,15 @@ def test_stale_answers_are_ignored(snapshot: Callable[..., Snapshot]) -> None:
     assert not proxy.stream.settled
     proxy.stream.publish(snapshot(weight=30))
     assert list(proxy.stream.responses()) == []  # one at a time
-    proxy.ask(RDS, nonce=old.nonce, version=old.version_info)
+    proxy.ask(RDS, nonce=old.nonce, version=version_of(old))
     (new,) = proxy.stream.responses()
     assert new.nonce != old.nonce
-    assert new.version_info == snapshot(weight=30).versions[RDS]
+    assert version_of(new) == snapshot(weight=30).versions[RDS]
     proxy.ask(RDS, nonce=old.nonce, error="late")
     assert not proxy.stream.settled
     proxy.ask(RDS, nonce=new.nonce)
     assert proxy.stream.settled
-    assert proxy.stream.versions["rds"] == new.version_info
+    assert proxy.stream.versions["rds"] == version_of(new)
 
 
 def test_unknown_types_are_left_alone(snapshot: Callable[..., Snapshot]) -> None:
@@ -214,5 +251,45 @@ def test_unknown_types_are_left_alone(snapshot: Callable[..., Snapshot]) -> None
 
 def test_publish_wakes() -> None:
     woken = []
-    Stream(lambda: woken.append(True)).publish(Snapshot("x", {CDS: {}, EDS: {}, LDS: {}, RDS: {}}, frozenset()))
+    VARIANT(lambda: woken.append(True)).publish(Snapshot("x", {CDS: {}, EDS: {}, LDS: {}, RDS: {}}, frozenset()))
     assert woken == [True]
+
+
+def test_reconnected_proxy_is_sent_nothing_again(snapshot: Callable[..., Snapshot], variant: type[Stream]) -> None:
+    """A proxy that says what it has gets what changed, and loses last what is gone; with all of it, it gets nothing."""
+    if variant is StateOfTheWorld:
+        pytest.skip("only the incremental variant names versions")
+    proxy = connected(snapshot(weight=10))
+
+    def reconnect(to: Snapshot) -> list[str]:
+        proxy.stream, proxy.asked, proxy.log = variant(), {}, []
+        proxy.stream.publish(to)
+        for kind in (CDS, EDS, LDS, RDS):
+            proxy.ask(kind, held=True)
+        return proxy.run()
+
+    assert reconnect(snapshot(weight=10)) == []
+    assert proxy.stream.settled
+    assert proxy.stream.versions.keys() == {"cds", "eds", "lds", "rds"}
+    assert reconnect(snapshot(weight=30)) == ["rds"]
+    assert reconnect(snapshot(weight=0, replicas=0))[-2:] == ["rds", "cds"]
+    assert proxy.log[-1] == "removed store.canary"
+    assert proxy.stream.settled
+
+
+def test_one_bad_resource_holds_back_no_good_one(snapshot: Callable[..., Snapshot], variant: type[Stream]) -> None:
+    """Refused together, sent again apart: the good are taken, the bad stays refused, and endpoints go on."""
+    if variant is StateOfTheWorld:
+        pytest.skip("a refusal there is of the whole type")
+    proxy = connected(snapshot())
+    proxy.stream.publish(snapshot(calls=()))
+    proxy.run()
+    proxy.refuses = {"store.canary"}
+    proxy.stream.publish(snapshot())
+    proxy.run()
+    assert proxy.stream.errors == {"cds": "bad"}
+    assert proxy.stream.settled
+    assert set(proxy.held[CDS]) == {"app", "store.stable"}
+    proxy.stream.publish(snapshot(hosts=0))
+    assert "eds" in proxy.run()
+    assert proxy.stream.settled
