@@ -210,16 +210,23 @@ def test_edits_in_words(topology: Topology) -> None:
     new = replace(old, canary=Canary(2, 50), replicas=3, limits=Limits(max_requests=7))
     before = Topology({"store": old, "front": Service("front", calls=("store",)), "gone": Service("gone")})
     after = Topology({"store": new, "front": Service("front"), "fresh": Service("fresh")}, namespace="other")
-    assert changes.describe(before, after) == [
+    found = changes.differences(before, after)
+    assert [str(change) for change in found] == [
+        "store: replicas 2 -> 3",
+        "store: canary replicas 1 -> 2",
+        "store: canary 10 % -> 50 %",
+        "store: limits max requests 1000 -> 7",
+        "front: may no longer call store",
         "fresh: added",
         "gone: removed",
-        "store: canary 10 % -> 50 %",
-        "store: canary replicas 1 -> 2",
-        "store: replicas 2 -> 3",
-        "store: limits: max requests 1000 -> 7",
-        "front: may no longer call store",
         "mesh: namespace nourish -> other",
     ]
-    assert changes.describe(topology, topology) == []
+    assert found[3].place == ("services", "store", "limits", "maxRequests")
+    assert found[2].alone(before).services["store"] == replace(old, canary=Canary(1, 50))
+    all_made = before
+    for change in found:
+        all_made = change.alone(all_made)
+    assert all_made == after
+    assert changes.differences(topology, topology) == []
     assert changes.revision(before) != changes.revision(after)
-    assert changes.describe(None, topology) == ["store: added", "front: added"]
+    assert [str(change) for change in changes.differences(None, topology)] == ["store: added", "front: added"]
