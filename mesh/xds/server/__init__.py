@@ -1,4 +1,4 @@
-"""The control plane's sockets: ADS for the proxies, ControlService for the runner and the command.
+"""The control plane's sockets: ADS for the proxies, and its own API for the runner, the command and others.
 
 The only folder of `mesh.xds` that waits for anything; what it waits for is decided in `fleet.py` and `stream.py`.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 from pathlib import Path
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
-from nourish.mesh.v1 import control_pb2_grpc
+from nourish.mesh.v1 import control_pb2_grpc, registry_pb2_grpc
 
 from mesh.contract import Contract
 from mesh.xds.fleet import Fleet
@@ -21,6 +22,7 @@ from mesh.xds.plan import Materials
 from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.progress import Progress
+from mesh.xds.server.registry import RegistryService
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,12 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event) -> None:
     Raises:
         OSError: the address cannot be bound.
     """
-    progress = Progress()
+    progress, epoch = Progress(), secrets.token_hex(8)
+    registry = RegistryService(fleet, progress, epoch)
     server = grpc.aio.server(options=KEEPALIVE)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(fleet, progress), server)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress, epoch), server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     umask = os.umask(0o077)
     try:
         server.add_insecure_port(address)
@@ -48,6 +52,7 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event) -> None:
     log.info("control plane on %s", address)
     await stop.wait()
     await server.stop(grace=0.2)
+    registry.close()
 
 
 async def run(address: str, fleet: Fleet) -> None:
