@@ -20,8 +20,9 @@ import helm_python
 import httpx
 import pytest
 import yaml
-from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1 import control_pb2, registry_pb2
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
+from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority, sds_files
@@ -327,7 +328,9 @@ class Cluster:
             edit = control_pb2.ApplyValuesRequest(files=[{"path": "values.yaml", "content": values}])
             applied = await stub.ApplyValues(edit, wait_for_ready=True, timeout=30)
             assert applied.applied, applied.errors
-            await stub.ReportEndpoints(control_pb2.ReportEndpointsRequest(source="test"), timeout=30)
+            await RegistryServiceStub(channel).ReportEndpoints(
+                registry_pb2.ReportEndpointsRequest(source="test"), timeout=30
+            )
         assert proxy.port
         return proxy.port
 

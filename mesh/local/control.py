@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1 import control_pb2, registry_pb2
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
+from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
 from mesh.local.environment import python_environment
 from mesh.local.errors import LocalError, RefusedError, StartError
@@ -39,7 +40,7 @@ class ControlPlane(OneChild):
         paths: Paths,
         *,
         values: Callable[[], list[ValuesFile]],
-        endpoints: Callable[[], list[control_pb2.Endpoint]],
+        endpoints: Callable[[], list[registry_pb2.Endpoint]],
     ) -> None:
         self._root, self._paths = root, paths
         self._values, self._endpoints = values, endpoints
@@ -127,16 +128,19 @@ class ControlPlane(OneChild):
             raise RefusedError("\n".join(answer.errors))
 
     async def _report(self, *, wait: bool) -> None:
-        request = control_pb2.ReportEndpointsRequest(source=SOURCE, endpoints=self._endpoints(), wait=wait)
+        request = registry_pb2.ReportEndpointsRequest(source=SOURCE, endpoints=self._endpoints(), wait=wait)
         try:
-            await self._stub().ReportEndpoints(request, timeout=REPORT_SECONDS)
+            await RegistryServiceStub(self._connected()).ReportEndpoints(request, timeout=REPORT_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _unreachable(error) from None
 
     def _stub(self) -> ControlServiceAsyncStub:
+        return ControlServiceStub(self._connected())
+
+    def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
             raise StartError("the control plane is not running")
-        return ControlServiceStub(self._channel)
+        return self._channel
 
 
 def _unreachable(error: grpc.aio.AioRpcError) -> LocalError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1 import registry_pb2
 
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
@@ -234,7 +234,7 @@ class Mesh:
         except ValueError as error:
             raise RefusedError(str(error)) from None
 
-    def _endpoints(self) -> list[control_pb2.Endpoint]:
+    def _endpoints(self) -> list[registry_pb2.Endpoint]:
         return [e for w in self._workloads.values() if (e := w.endpoint)]
 
     async def _stop_workloads(self, workloads: Iterable[Workload]) -> None:

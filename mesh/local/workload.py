@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from nourish.mesh.v1 import control_pb2
+from nourish.mesh.v1 import registry_pb2
 
 from mesh.local.app import App
 from mesh.local.envoy import Envoy
@@ -49,11 +49,11 @@ class Workload:
         return self._proxy.up and self._app.up and not self._leaving
 
     @property
-    def endpoint(self) -> control_pb2.Endpoint | None:
+    def endpoint(self) -> registry_pb2.Endpoint | None:
         """Where other sidecars reach it, None unless it may be sent traffic. The edge is nobody's callee."""
         if not self.is_ready or self._envoy.port is None or self.instance.service == EDGE:
             return None
-        return control_pb2.Endpoint(
+        return registry_pb2.Endpoint(
             service=self.instance.service,
             instance=self.instance.id,
             subset=self.instance.subset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from envoy.config.core.v3 import health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from mesh.xds import pb
@@ -10,6 +11,8 @@ from mesh.xds.plan import Host, NodePlan, Target
 # Calls leave a priority only when nothing in it is healthy. Envoy's 140 % would send part of the stable subset's calls
 # to the canary as soon as fewer than 72 % of the stable instances are well.
 NO_SPILL_PERCENT = 10000
+# Envoy's own checks decide on all others.
+HEALTH = {"draining": health_check_pb2.DRAINING, "unhealthy": health_check_pb2.UNHEALTHY}
 
 
 def assignments(node: NodePlan) -> list[endpoint_pb2.ClusterLoadAssignment]:
@@ -42,5 +45,6 @@ def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
 def _endpoint(host: Host) -> endpoint_components_pb2.LbEndpoint:
     address = pb.tcp(host.address, host.port)
     return endpoint_components_pb2.LbEndpoint(
-        endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance)
+        endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance),
+        health_status=HEALTH.get(host.health, health_check_pb2.UNKNOWN),
     )

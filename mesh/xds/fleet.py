@@ -14,6 +14,7 @@ from mesh.xds.stream import Stream
 
 log = logging.getLogger(__name__)
 
+RECENT = 3  # plans whose resources are kept
 Kind = tuple[str, str]  # service and subset
 
 
@@ -66,7 +67,7 @@ class Fleet:
         self.proxies: dict[str, Proxy] = {}
         self.hosts: dict[str, tuple[Host, ...]] = {}  # by who reported them
         self._materials = materials
-        self._last: Compiled | None = None
+        self._recent: list[Compiled] = []
 
     @property
     def published(self) -> bool:
@@ -105,10 +106,10 @@ class Fleet:
         Raises:
             SnapshotError: as `check`.
         """
-        plan = self._plan(topology)
+        compiled = self._compiled(topology)
         nodes = [_stand_in(Instance(f"{s}-{subset}", s, subset)) for s in topology.services for subset in SUBSETS]
         nodes.append(_stand_in(Instance(EDGE, EDGE, "stable")))
-        return {(node.service, node.subset): compile_node(plan.node(node)) for node in nodes}
+        return {(node.service, node.subset): compiled.node(node) for node in nodes}
 
     def connected(self, kinds: Iterable[Kind]) -> int:
         """How many connected proxies are of these kinds."""
@@ -154,12 +155,14 @@ class Fleet:
             return None
 
     def _compiled(self, topology: Topology) -> Compiled:
-        """The last one again, if it is of the same values and endpoints."""
+        """One of the last again, if it is of the same values and endpoints: an edit compares old and new."""
         hosts = tuple(host for reported in self.hosts.values() for host in reported)
-        last = self._last
-        if last is None or last.plan.topology != topology or last.plan.hosts != hosts:
-            self._last = last = Compiled(Plan(topology, self.contract, self._materials, hosts))
-        return last
+        for compiled in self._recent:
+            if compiled.plan.topology == topology and compiled.plan.hosts == hosts:
+                return compiled
+        made = Compiled(Plan(topology, self.contract, self._materials, hosts))
+        self._recent = [made, *self._recent[: RECENT - 1]]
+        return made
 
     def _nodes(self, topology: Topology) -> list[Node]:
         known = [p.node for p in self.proxies.values() if p.node.service == EDGE or p.node.service in topology.services]

@@ -62,6 +62,8 @@ class Host:
     subset: str
     address: str
     port: int
+    zone: str = ""
+    health: str = "healthy"  # as its source sees it: healthy, draining or unhealthy
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The control plane's sockets: ADS for the proxies, ControlService for the runner and the command.
+"""The control plane's sockets: ADS for the proxies, and its own API for the runner, the command and others.
 
 The only folder of `mesh.xds` that waits for anything; what it waits for is decided in `fleet.py` and `stream.py`.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 from pathlib import Path
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
-from nourish.mesh.v1 import control_pb2_grpc
+from nourish.mesh.v1 import control_pb2_grpc, registry_pb2_grpc
 
 from mesh.contract import Contract
 from mesh.xds.fleet import Fleet
@@ -22,6 +23,7 @@ from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.edits import Edits
 from mesh.xds.server.progress import Progress
+from mesh.xds.server.registry import RegistryService
 from mesh.xds.server.validate import Validator
 from mesh.xds.server.watch import Watched
 
@@ -38,12 +40,15 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | 
     Raises:
         OSError: the address cannot be bound, or Envoy is not installed.
     """
-    progress = Progress()
+    progress, epoch = Progress(), secrets.token_hex(8)
     edits = Edits(fleet, progress, Validator())
     watched = Watched(values, edits) if values else None
+    control = ControlService(fleet, edits, epoch, watched)
+    registry = RegistryService(fleet, progress, epoch)
     server = grpc.aio.server(options=KEEPALIVE)
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(fleet, progress), server)
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlService(fleet, progress, edits, watched), server)
+    control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     umask = os.umask(0o077)
     try:
         server.add_insecure_port(address)
@@ -58,6 +63,7 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | 
     if watching:
         watching.cancel()
     await server.stop(grace=0.2)
+    registry.close()
 
 
 async def run(address: str, fleet: Fleet, values: Path | None = None) -> None:

@@ -1,62 +1,45 @@
-"""ControlService: edits, endpoints and state, for the runner, the command and the console."""
+"""ControlService: edits and state, for the runner, the command and the console."""
 
 from __future__ import annotations
 
 import json
-import secrets
 from typing import Any
 
 import grpc
-import protovalidate
-from google.protobuf.message import Message
 from nourish.mesh.v1 import control_pb2, control_pb2_grpc
 
 from mesh import values
 from mesh.xds import changes
 from mesh.xds.fleet import Fleet, Proxy
-from mesh.xds.plan import Host
+from mesh.xds.server.calls import at_most, validate
 from mesh.xds.server.edits import Edit, Edits
-from mesh.xds.server.progress import Progress, all_settled
+from mesh.xds.server.registry import endpoints
 from mesh.xds.server.watch import Watched
 from mesh.xds.snapshot import as_json
 
 APPLY_SECONDS = 10.0  # unless the request says otherwise
-MARGIN_SECONDS = 0.5  # an answer must leave before its caller gives up
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
-    """Edits, endpoints and state."""
+    """Edits and state."""
 
-    def __init__(self, fleet: Fleet, progress: Progress, edits: Edits, watched: Watched | None = None) -> None:
+    def __init__(self, fleet: Fleet, edits: Edits, epoch: str, watched: Watched | None = None) -> None:
         self._fleet = fleet
-        self._progress = progress
         self._edits = edits
+        self._epoch = epoch
         self._watched = watched
-        self._epoch = secrets.token_hex(8)
 
     async def ApplyValues(
         self, request: control_pb2.ApplyValuesRequest, context: Context
     ) -> control_pb2.ApplyValuesResponse:
         """One edit at a time: all of it, or none, even if the caller does not wait for the answer."""
-        await _validate(request, context)
-        seconds = _at_most(request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS, context)
+        await validate(request, context)
+        seconds = at_most(request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS, context)
         files = [values.ValuesFile(file.path, file.content) for file in request.files]
         edit = Edit(files, seconds, dry_run=request.dry_run, base=request.base_revision)
         return await self._edits.apply(edit, wait=not request.no_wait)
-
-    async def ReportEndpoints(
-        self, request: control_pb2.ReportEndpointsRequest, context: Context
-    ) -> control_pb2.ReportEndpointsResponse:
-        """Publishes at once: a withdrawn instance must not wait for an edit that is under way."""
-        await _validate(request, context)
-        hosts = [Host(e.service, e.instance, e.subset, e.address, e.port) for e in request.endpoints]
-        changed = self._fleet.report(request.source, hosts)
-        if request.wait:
-            await self._progress.until(lambda: all_settled(changed), _at_most(60, context))
-        waiting = [proxy.node.id for proxy in changed if request.wait and not proxy.settled]
-        return control_pb2.ReportEndpointsResponse(epoch=self._epoch, waiting=waiting)
 
     async def GetMesh(self, request: control_pb2.GetMeshRequest, context: Context) -> control_pb2.GetMeshResponse:
         """What is published, and who has it."""
@@ -66,7 +49,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             revision=changes.revision(topology) if topology else "",
             epoch=self._epoch,
             proxies=[_proxy(p) for _, p in sorted(self._fleet.proxies.items())],
-            endpoints=[_endpoint(h) for hosts in self._fleet.hosts.values() for h in hosts],
+            endpoints=endpoints(self._fleet),
             canary_weights={s.name: s.canary.weight for s in services},
             values_error=self._watched.error if self._watched else "",
         )
@@ -82,18 +65,6 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         return control_pb2.GetNodeConfigResponse(json=json.dumps(as_json(proxy.snapshot), indent=2))
 
 
-def _at_most(seconds: float, context: Context) -> float:
-    left = context.time_remaining()
-    return seconds if left is None else max(0.0, min(seconds, left - MARGIN_SECONDS))
-
-
-async def _validate(request: Message, context: Context) -> None:
-    try:
-        protovalidate.validate(request)
-    except protovalidate.ValidationError as error:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-
-
 def _proxy(proxy: Proxy) -> control_pb2.Proxy:
     stream = proxy.streams[-1] if proxy.streams else None
     errors = sorted(text for _, text in proxy.refusals)
@@ -104,10 +75,4 @@ def _proxy(proxy: Proxy) -> control_pb2.Proxy:
         synced=stream is not None and proxy.settled and not errors,
         error="; ".join(errors),
         versions=stream.versions if stream else {},
-    )
-
-
-def _endpoint(host: Host) -> control_pb2.Endpoint:
-    return control_pb2.Endpoint(
-        service=host.service, instance=host.instance, subset=host.subset, address=host.address, port=host.port
     )

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import httpx
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from nourish.mesh.v1 import control_pb2, control_pb2_grpc
+from nourish.mesh.v1 import control_pb2, control_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 from mesh.contract import Contract
 from mesh.xds.fleet import Fleet
@@ -150,6 +150,7 @@ class Lab:
         self._served = asyncio.create_task(serve(address, fleet, self._stop))
         self._channel = grpc.aio.insecure_channel(address)
         self.control = control_pb2_grpc.ControlServiceStub(self._channel)
+        self.registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
         await poll(lambda: self.control.GetMesh(control_pb2.GetMeshRequest(), wait_for_ready=True))
 
     async def stop_control(self) -> None:
@@ -201,9 +202,9 @@ class Lab:
         file = control_pb2.ValuesFile(path="values.yaml", content=text)
         return await self.control.ApplyValues(control_pb2.ApplyValuesRequest(files=[file], **fields))
 
-    async def report(self, *ids: str, wait: bool = False) -> control_pb2.ReportEndpointsResponse:
+    async def report(self, *ids: str, wait: bool = False) -> registry_pb2.ReportEndpointsResponse:
         endpoints = [
-            control_pb2.Endpoint(
+            registry_pb2.Endpoint(
                 service=id.partition("-")[0],
                 instance=id,
                 subset="canary" if "canary" in id else "stable",
@@ -212,8 +213,8 @@ class Lab:
             )
             for id in ids
         ]
-        request = control_pb2.ReportEndpointsRequest(source="test", endpoints=endpoints, wait=wait)
-        return await self.control.ReportEndpoints(request, timeout=15)
+        request = registry_pb2.ReportEndpointsRequest(source="test", endpoints=endpoints, wait=wait)
+        return await self.registry.ReportEndpoints(request, timeout=15)
 
     async def healthy(self, caller: str, *ids: str) -> None:
         """Waits until `caller` counts all of these instances, and no others, as healthy, in every cluster."""

@@ -251,207 +251,6 @@ func (x *ApplyValuesResponse) GetErrors() []string {
 	return nil
 }
 
-// An instance of a service that may be sent traffic.
-type Endpoint struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The service, "food".
-	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// The instance, "food-canary-0"; its sidecar's node id.
-	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
-	// "stable" or "canary".
-	Subset string `protobuf:"bytes,3,opt,name=subset,proto3" json:"subset,omitempty"`
-	// Where its sidecar's inbound listener is bound.
-	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	// The port it is bound to.
-	Port          uint32 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Endpoint) Reset() {
-	*x = Endpoint{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Endpoint) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Endpoint) ProtoMessage() {}
-
-func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
-func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Endpoint) GetService() string {
-	if x != nil {
-		return x.Service
-	}
-	return ""
-}
-
-func (x *Endpoint) GetInstance() string {
-	if x != nil {
-		return x.Instance
-	}
-	return ""
-}
-
-func (x *Endpoint) GetSubset() string {
-	if x != nil {
-		return x.Subset
-	}
-	return ""
-}
-
-func (x *Endpoint) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *Endpoint) GetPort() uint32 {
-	if x != nil {
-		return x.Port
-	}
-	return 0
-}
-
-// All endpoints of a source.
-type ReportEndpointsRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who reports, "local-runner".
-	Source string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	// All it knows.
-	Endpoints []*Endpoint `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Return only when every connected proxy that uses a changed endpoint has it.
-	Wait          bool `protobuf:"varint,3,opt,name=wait,proto3" json:"wait,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReportEndpointsRequest) Reset() {
-	*x = ReportEndpointsRequest{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReportEndpointsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReportEndpointsRequest) ProtoMessage() {}
-
-func (x *ReportEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReportEndpointsRequest.ProtoReflect.Descriptor instead.
-func (*ReportEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *ReportEndpointsRequest) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *ReportEndpointsRequest) GetEndpoints() []*Endpoint {
-	if x != nil {
-		return x.Endpoints
-	}
-	return nil
-}
-
-func (x *ReportEndpointsRequest) GetWait() bool {
-	if x != nil {
-		return x.Wait
-	}
-	return false
-}
-
-// The endpoints were taken.
-type ReportEndpointsResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Which run of the control plane answered: a change tells the source that memory was lost.
-	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Proxies that have not acknowledged within the call's deadline, if it was to wait.
-	Waiting       []string `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReportEndpointsResponse) Reset() {
-	*x = ReportEndpointsResponse{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReportEndpointsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReportEndpointsResponse) ProtoMessage() {}
-
-func (x *ReportEndpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReportEndpointsResponse.ProtoReflect.Descriptor instead.
-func (*ReportEndpointsResponse) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ReportEndpointsResponse) GetEpoch() string {
-	if x != nil {
-		return x.Epoch
-	}
-	return ""
-}
-
-func (x *ReportEndpointsResponse) GetWaiting() []string {
-	if x != nil {
-		return x.Waiting
-	}
-	return nil
-}
-
 // Asks for the mesh.
 type GetMeshRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -461,7 +260,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[6]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +272,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[6]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +285,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{3}
 }
 
 // A proxy as the control plane sees it.
@@ -510,7 +309,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[7]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +321,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[7]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +334,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Proxy) GetNode() string {
@@ -601,7 +400,7 @@ type GetMeshResponse struct {
 
 func (x *GetMeshResponse) Reset() {
 	*x = GetMeshResponse{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[8]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +412,7 @@ func (x *GetMeshResponse) String() string {
 func (*GetMeshResponse) ProtoMessage() {}
 
 func (x *GetMeshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[8]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +425,7 @@ func (x *GetMeshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshResponse.ProtoReflect.Descriptor instead.
 func (*GetMeshResponse) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetMeshResponse) GetRevision() string {
@@ -682,7 +481,7 @@ type GetNodeConfigRequest struct {
 
 func (x *GetNodeConfigRequest) Reset() {
 	*x = GetNodeConfigRequest{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[9]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +493,7 @@ func (x *GetNodeConfigRequest) String() string {
 func (*GetNodeConfigRequest) ProtoMessage() {}
 
 func (x *GetNodeConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[9]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +506,7 @@ func (x *GetNodeConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeConfigRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetNodeConfigRequest) GetNode() string {
@@ -728,7 +527,7 @@ type GetNodeConfigResponse struct {
 
 func (x *GetNodeConfigResponse) Reset() {
 	*x = GetNodeConfigResponse{}
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[10]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +539,7 @@ func (x *GetNodeConfigResponse) String() string {
 func (*GetNodeConfigResponse) ProtoMessage() {}
 
 func (x *GetNodeConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_control_proto_msgTypes[10]
+	mi := &file_nourish_mesh_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +552,7 @@ func (x *GetNodeConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeConfigResponse) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_nourish_mesh_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetNodeConfigResponse) GetJson() string {
@@ -767,7 +566,7 @@ var File_nourish_mesh_v1_control_proto protoreflect.FileDescriptor
 
 const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\xdd\x01\n" +
+	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1enourish/mesh/v1/registry.proto\"\xdd\x01\n" +
 	"\x12ApplyValuesRequest\x12;\n" +
 	"\x05files\x18\x01 \x03(\v2\x1b.nourish.mesh.v1.ValuesFileB\b\xbaH\x05\x92\x01\x02\b\x01R\x05files\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x123\n" +
@@ -785,20 +584,7 @@ const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\aproxies\x18\x03 \x03(\tR\aproxies\x12<\n" +
 	"\fconverged_in\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vconvergedIn\x12\x18\n" +
 	"\aapplied\x18\x05 \x01(\bR\aapplied\x12\x16\n" +
-	"\x06errors\x18\x06 \x03(\tR\x06errors\"\xc5\x01\n" +
-	"\bEndpoint\x12!\n" +
-	"\aservice\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aservice\x12#\n" +
-	"\binstance\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\binstance\x12-\n" +
-	"\x06subset\x18\x03 \x01(\tB\x15\xbaH\x12r\x10R\x06stableR\x06canaryR\x06subset\x12!\n" +
-	"\aaddress\x18\x04 \x01(\tB\a\xbaH\x04r\x02p\x01R\aaddress\x12\x1f\n" +
-	"\x04port\x18\x05 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01R\x04port\"\x86\x01\n" +
-	"\x16ReportEndpointsRequest\x12\x1f\n" +
-	"\x06source\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06source\x127\n" +
-	"\tendpoints\x18\x02 \x03(\v2\x19.nourish.mesh.v1.EndpointR\tendpoints\x12\x12\n" +
-	"\x04wait\x18\x03 \x01(\bR\x04wait\"I\n" +
-	"\x17ReportEndpointsResponse\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x18\n" +
-	"\awaiting\x18\x02 \x03(\tR\awaiting\"\x10\n" +
+	"\x06errors\x18\x06 \x03(\tR\x06errors\"\x10\n" +
 	"\x0eGetMeshRequest\"\x80\x02\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
@@ -823,12 +609,10 @@ const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\x14GetNodeConfigRequest\x12\x1b\n" +
 	"\x04node\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04node\"+\n" +
 	"\x15GetNodeConfigResponse\x12\x12\n" +
-	"\x04json\x18\x01 \x01(\tR\x04json2\xf9\x03\n" +
+	"\x04json\x18\x01 \x01(\tR\x04json2\x82\x03\n" +
 	"\x0eControlService\x12i\n" +
 	"\vApplyValues\x12#.nourish.mesh.v1.ApplyValuesRequest\x1a$.nourish.mesh.v1.ApplyValuesResponse\"\x0f\xa2\xbb\x18\b\n" +
-	"\x02\b<\x10\x03 \x03\x90\x02\x02\x12u\n" +
-	"\x0fReportEndpoints\x12'.nourish.mesh.v1.ReportEndpointsRequest\x1a(.nourish.mesh.v1.ReportEndpointsResponse\"\x0f\xa2\xbb\x18\b\n" +
-	"\x02\b\x1e\x10\x03 \x03\x90\x02\x02\x12]\n" +
+	"\x02\b<\x10\x03 \x03\x90\x02\x02\x12]\n" +
 	"\aGetMesh\x12\x1f.nourish.mesh.v1.GetMeshRequest\x1a .nourish.mesh.v1.GetMeshResponse\"\x0f\xa2\xbb\x18\b\n" +
 	"\x02\b\x05\x10\x03 \x01\x90\x02\x01\x12o\n" +
 	"\rGetNodeConfig\x12%.nourish.mesh.v1.GetNodeConfigRequest\x1a&.nourish.mesh.v1.GetNodeConfigResponse\"\x0f\xa2\xbb\x18\b\n" +
@@ -848,45 +632,40 @@ func file_nourish_mesh_v1_control_proto_rawDescGZIP() []byte {
 	return file_nourish_mesh_v1_control_proto_rawDescData
 }
 
-var file_nourish_mesh_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_nourish_mesh_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_nourish_mesh_v1_control_proto_goTypes = []any{
-	(*ApplyValuesRequest)(nil),      // 0: nourish.mesh.v1.ApplyValuesRequest
-	(*ValuesFile)(nil),              // 1: nourish.mesh.v1.ValuesFile
-	(*ApplyValuesResponse)(nil),     // 2: nourish.mesh.v1.ApplyValuesResponse
-	(*Endpoint)(nil),                // 3: nourish.mesh.v1.Endpoint
-	(*ReportEndpointsRequest)(nil),  // 4: nourish.mesh.v1.ReportEndpointsRequest
-	(*ReportEndpointsResponse)(nil), // 5: nourish.mesh.v1.ReportEndpointsResponse
-	(*GetMeshRequest)(nil),          // 6: nourish.mesh.v1.GetMeshRequest
-	(*Proxy)(nil),                   // 7: nourish.mesh.v1.Proxy
-	(*GetMeshResponse)(nil),         // 8: nourish.mesh.v1.GetMeshResponse
-	(*GetNodeConfigRequest)(nil),    // 9: nourish.mesh.v1.GetNodeConfigRequest
-	(*GetNodeConfigResponse)(nil),   // 10: nourish.mesh.v1.GetNodeConfigResponse
-	nil,                             // 11: nourish.mesh.v1.Proxy.VersionsEntry
-	nil,                             // 12: nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntry
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(*ApplyValuesRequest)(nil),    // 0: nourish.mesh.v1.ApplyValuesRequest
+	(*ValuesFile)(nil),            // 1: nourish.mesh.v1.ValuesFile
+	(*ApplyValuesResponse)(nil),   // 2: nourish.mesh.v1.ApplyValuesResponse
+	(*GetMeshRequest)(nil),        // 3: nourish.mesh.v1.GetMeshRequest
+	(*Proxy)(nil),                 // 4: nourish.mesh.v1.Proxy
+	(*GetMeshResponse)(nil),       // 5: nourish.mesh.v1.GetMeshResponse
+	(*GetNodeConfigRequest)(nil),  // 6: nourish.mesh.v1.GetNodeConfigRequest
+	(*GetNodeConfigResponse)(nil), // 7: nourish.mesh.v1.GetNodeConfigResponse
+	nil,                           // 8: nourish.mesh.v1.Proxy.VersionsEntry
+	nil,                           // 9: nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntry
+	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*Endpoint)(nil),              // 11: nourish.mesh.v1.Endpoint
 }
 var file_nourish_mesh_v1_control_proto_depIdxs = []int32{
 	1,  // 0: nourish.mesh.v1.ApplyValuesRequest.files:type_name -> nourish.mesh.v1.ValuesFile
-	13, // 1: nourish.mesh.v1.ApplyValuesRequest.timeout:type_name -> google.protobuf.Duration
-	13, // 2: nourish.mesh.v1.ApplyValuesResponse.converged_in:type_name -> google.protobuf.Duration
-	3,  // 3: nourish.mesh.v1.ReportEndpointsRequest.endpoints:type_name -> nourish.mesh.v1.Endpoint
-	11, // 4: nourish.mesh.v1.Proxy.versions:type_name -> nourish.mesh.v1.Proxy.VersionsEntry
-	7,  // 5: nourish.mesh.v1.GetMeshResponse.proxies:type_name -> nourish.mesh.v1.Proxy
-	3,  // 6: nourish.mesh.v1.GetMeshResponse.endpoints:type_name -> nourish.mesh.v1.Endpoint
-	12, // 7: nourish.mesh.v1.GetMeshResponse.canary_weights:type_name -> nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntry
-	0,  // 8: nourish.mesh.v1.ControlService.ApplyValues:input_type -> nourish.mesh.v1.ApplyValuesRequest
-	4,  // 9: nourish.mesh.v1.ControlService.ReportEndpoints:input_type -> nourish.mesh.v1.ReportEndpointsRequest
-	6,  // 10: nourish.mesh.v1.ControlService.GetMesh:input_type -> nourish.mesh.v1.GetMeshRequest
-	9,  // 11: nourish.mesh.v1.ControlService.GetNodeConfig:input_type -> nourish.mesh.v1.GetNodeConfigRequest
-	2,  // 12: nourish.mesh.v1.ControlService.ApplyValues:output_type -> nourish.mesh.v1.ApplyValuesResponse
-	5,  // 13: nourish.mesh.v1.ControlService.ReportEndpoints:output_type -> nourish.mesh.v1.ReportEndpointsResponse
-	8,  // 14: nourish.mesh.v1.ControlService.GetMesh:output_type -> nourish.mesh.v1.GetMeshResponse
-	10, // 15: nourish.mesh.v1.ControlService.GetNodeConfig:output_type -> nourish.mesh.v1.GetNodeConfigResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	10, // 1: nourish.mesh.v1.ApplyValuesRequest.timeout:type_name -> google.protobuf.Duration
+	10, // 2: nourish.mesh.v1.ApplyValuesResponse.converged_in:type_name -> google.protobuf.Duration
+	8,  // 3: nourish.mesh.v1.Proxy.versions:type_name -> nourish.mesh.v1.Proxy.VersionsEntry
+	4,  // 4: nourish.mesh.v1.GetMeshResponse.proxies:type_name -> nourish.mesh.v1.Proxy
+	11, // 5: nourish.mesh.v1.GetMeshResponse.endpoints:type_name -> nourish.mesh.v1.Endpoint
+	9,  // 6: nourish.mesh.v1.GetMeshResponse.canary_weights:type_name -> nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntry
+	0,  // 7: nourish.mesh.v1.ControlService.ApplyValues:input_type -> nourish.mesh.v1.ApplyValuesRequest
+	3,  // 8: nourish.mesh.v1.ControlService.GetMesh:input_type -> nourish.mesh.v1.GetMeshRequest
+	6,  // 9: nourish.mesh.v1.ControlService.GetNodeConfig:input_type -> nourish.mesh.v1.GetNodeConfigRequest
+	2,  // 10: nourish.mesh.v1.ControlService.ApplyValues:output_type -> nourish.mesh.v1.ApplyValuesResponse
+	5,  // 11: nourish.mesh.v1.ControlService.GetMesh:output_type -> nourish.mesh.v1.GetMeshResponse
+	7,  // 12: nourish.mesh.v1.ControlService.GetNodeConfig:output_type -> nourish.mesh.v1.GetNodeConfigResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_nourish_mesh_v1_control_proto_init() }
@@ -895,13 +674,14 @@ func file_nourish_mesh_v1_control_proto_init() {
 		return
 	}
 	file_nourish_mesh_v1_policy_proto_init()
+	file_nourish_mesh_v1_registry_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_mesh_v1_control_proto_rawDesc), len(file_nourish_mesh_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,10 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControlService_ApplyValues_FullMethodName     = "/nourish.mesh.v1.ControlService/ApplyValues"
-	ControlService_ReportEndpoints_FullMethodName = "/nourish.mesh.v1.ControlService/ReportEndpoints"
-	ControlService_GetMesh_FullMethodName         = "/nourish.mesh.v1.ControlService/GetMesh"
-	ControlService_GetNodeConfig_FullMethodName   = "/nourish.mesh.v1.ControlService/GetNodeConfig"
+	ControlService_ApplyValues_FullMethodName   = "/nourish.mesh.v1.ControlService/ApplyValues"
+	ControlService_GetMesh_FullMethodName       = "/nourish.mesh.v1.ControlService/GetMesh"
+	ControlService_GetNodeConfig_FullMethodName = "/nourish.mesh.v1.ControlService/GetNodeConfig"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -34,8 +33,6 @@ type ControlServiceClient interface {
 	// Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
 	// proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
 	ApplyValues(ctx context.Context, in *ApplyValuesRequest, opts ...grpc.CallOption) (*ApplyValuesResponse, error)
-	// Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed.
-	ReportEndpoints(ctx context.Context, in *ReportEndpointsRequest, opts ...grpc.CallOption) (*ReportEndpointsResponse, error)
 	// Returns what is published and who has it.
 	GetMesh(ctx context.Context, in *GetMeshRequest, opts ...grpc.CallOption) (*GetMeshResponse, error)
 	// Returns the Envoy resources of one node, as JSON.
@@ -54,16 +51,6 @@ func (c *controlServiceClient) ApplyValues(ctx context.Context, in *ApplyValuesR
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ApplyValuesResponse)
 	err := c.cc.Invoke(ctx, ControlService_ApplyValues_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *controlServiceClient) ReportEndpoints(ctx context.Context, in *ReportEndpointsRequest, opts ...grpc.CallOption) (*ReportEndpointsResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReportEndpointsResponse)
-	err := c.cc.Invoke(ctx, ControlService_ReportEndpoints_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +86,6 @@ type ControlServiceServer interface {
 	// Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
 	// proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
 	ApplyValues(context.Context, *ApplyValuesRequest) (*ApplyValuesResponse, error)
-	// Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed.
-	ReportEndpoints(context.Context, *ReportEndpointsRequest) (*ReportEndpointsResponse, error)
 	// Returns what is published and who has it.
 	GetMesh(context.Context, *GetMeshRequest) (*GetMeshResponse, error)
 	// Returns the Envoy resources of one node, as JSON.
@@ -117,9 +102,6 @@ type UnimplementedControlServiceServer struct{}
 
 func (UnimplementedControlServiceServer) ApplyValues(context.Context, *ApplyValuesRequest) (*ApplyValuesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ApplyValues not implemented")
-}
-func (UnimplementedControlServiceServer) ReportEndpoints(context.Context, *ReportEndpointsRequest) (*ReportEndpointsResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReportEndpoints not implemented")
 }
 func (UnimplementedControlServiceServer) GetMesh(context.Context, *GetMeshRequest) (*GetMeshResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMesh not implemented")
@@ -162,24 +144,6 @@ func _ControlService_ApplyValues_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).ApplyValues(ctx, req.(*ApplyValuesRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _ControlService_ReportEndpoints_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReportEndpointsRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ControlServiceServer).ReportEndpoints(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: ControlService_ReportEndpoints_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ControlServiceServer).ReportEndpoints(ctx, req.(*ReportEndpointsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -230,10 +194,6 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ApplyValues",
 			Handler:    _ControlService_ApplyValues_Handler,
-		},
-		{
-			MethodName: "ReportEndpoints",
-			Handler:    _ControlService_ReportEndpoints_Handler,
 		},
 		{
 			MethodName: "GetMesh",

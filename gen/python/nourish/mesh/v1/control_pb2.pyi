@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from nourish.mesh.v1 import registry_pb2 as _registry_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -138,104 +139,6 @@ class ApplyValuesResponse(_message.Message):
 Global___ApplyValuesResponse: _TypeAlias = ApplyValuesResponse  # noqa: Y015
 
 @_typing.final
-class Endpoint(_message.Message):
-    """An instance of a service that may be sent traffic."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SERVICE_FIELD_NUMBER: _builtins.int
-    INSTANCE_FIELD_NUMBER: _builtins.int
-    SUBSET_FIELD_NUMBER: _builtins.int
-    ADDRESS_FIELD_NUMBER: _builtins.int
-    PORT_FIELD_NUMBER: _builtins.int
-    service: _builtins.str
-    """The service, "food"."""
-    instance: _builtins.str
-    """The instance, "food-canary-0"; its sidecar's node id."""
-    subset: _builtins.str
-    """"stable" or "canary"."""
-    address: _builtins.str
-    """Where its sidecar's inbound listener is bound."""
-    port: _builtins.int
-    """The port it is bound to."""
-    def __init__(
-        self,
-        *,
-        service: _builtins.str = ...,
-        instance: _builtins.str = ...,
-        subset: _builtins.str = ...,
-        address: _builtins.str = ...,
-        port: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "instance", b"instance", "port", b"port", "service", b"service", "subset", b"subset"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
-
-@_typing.final
-class ReportEndpointsRequest(_message.Message):
-    """All endpoints of a source."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SOURCE_FIELD_NUMBER: _builtins.int
-    ENDPOINTS_FIELD_NUMBER: _builtins.int
-    WAIT_FIELD_NUMBER: _builtins.int
-    source: _builtins.str
-    """Who reports, "local-runner"."""
-    wait: _builtins.bool
-    """Return only when every connected proxy that uses a changed endpoint has it."""
-    @_builtins.property
-    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
-        """All it knows."""
-
-    def __init__(
-        self,
-        *,
-        source: _builtins.str = ...,
-        endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
-        wait: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "source", b"source", "wait", b"wait"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReportEndpointsRequest: _TypeAlias = ReportEndpointsRequest  # noqa: Y015
-
-@_typing.final
-class ReportEndpointsResponse(_message.Message):
-    """The endpoints were taken."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EPOCH_FIELD_NUMBER: _builtins.int
-    WAITING_FIELD_NUMBER: _builtins.int
-    epoch: _builtins.str
-    """Which run of the control plane answered: a change tells the source that memory was lost."""
-    @_builtins.property
-    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Proxies that have not acknowledged within the call's deadline, if it was to wait."""
-
-    def __init__(
-        self,
-        *,
-        epoch: _builtins.str = ...,
-        waiting: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "waiting", b"waiting"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReportEndpointsResponse: _TypeAlias = ReportEndpointsResponse  # noqa: Y015
-
-@_typing.final
 class GetMeshRequest(_message.Message):
     """Asks for the mesh."""
 
@@ -359,7 +262,7 @@ class GetMeshResponse(_message.Message):
         """Every proxy that is connected or was."""
 
     @_builtins.property
-    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.Endpoint]:
         """Every endpoint published."""
 
     @_builtins.property
@@ -372,7 +275,7 @@ class GetMeshResponse(_message.Message):
         revision: _builtins.str = ...,
         epoch: _builtins.str = ...,
         proxies: _abc.Iterable[Global___Proxy] | None = ...,
-        endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
+        endpoints: _abc.Iterable[_registry_pb2.Endpoint] | None = ...,
         canary_weights: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         values_error: _builtins.str = ...,
     ) -> None: ...

@@ -40,11 +40,6 @@ class ControlServiceStub:
                 request_serializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesRequest.SerializeToString,
                 response_deserializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesResponse.FromString,
                 _registered_method=True)
-        self.ReportEndpoints = channel.unary_unary(
-                '/nourish.mesh.v1.ControlService/ReportEndpoints',
-                request_serializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsRequest.SerializeToString,
-                response_deserializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsResponse.FromString,
-                _registered_method=True)
         self.GetMesh = channel.unary_unary(
                 '/nourish.mesh.v1.ControlService/GetMesh',
                 request_serializer=nourish_dot_mesh_dot_v1_dot_control__pb2.GetMeshRequest.SerializeToString,
@@ -64,13 +59,6 @@ class ControlServiceServicer:
     def ApplyValues(self, request, context):
         """Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
         proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ReportEndpoints(self, request, context):
-        """Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,11 +85,6 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ApplyValues,
                     request_deserializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesRequest.FromString,
                     response_serializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesResponse.SerializeToString,
-            ),
-            'ReportEndpoints': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReportEndpoints,
-                    request_deserializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsRequest.FromString,
-                    response_serializer=nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsResponse.SerializeToString,
             ),
             'GetMesh': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMesh,
@@ -142,33 +125,6 @@ class ControlService:
             '/nourish.mesh.v1.ControlService/ApplyValues',
             nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesRequest.SerializeToString,
             nourish_dot_mesh_dot_v1_dot_control__pb2.ApplyValuesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ReportEndpoints(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/nourish.mesh.v1.ControlService/ReportEndpoints',
-            nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsRequest.SerializeToString,
-            nourish_dot_mesh_dot_v1_dot_control__pb2.ReportEndpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

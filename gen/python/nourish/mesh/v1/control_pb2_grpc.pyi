@@ -37,8 +37,6 @@ class ControlServiceStub:
     """Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
     proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
     """
-    ReportEndpoints: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReportEndpointsRequest, _control_pb2.ReportEndpointsResponse]
-    """Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed."""
     GetMesh: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetMeshRequest, _control_pb2.GetMeshResponse]
     """Returns what is published and who has it."""
     GetNodeConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetNodeConfigRequest, _control_pb2.GetNodeConfigResponse]
@@ -53,8 +51,6 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
     proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
     """
-    ReportEndpoints: _aio.UnaryUnaryMultiCallable[_control_pb2.ReportEndpointsRequest, _control_pb2.ReportEndpointsResponse]  # type: ignore[assignment]
-    """Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed."""
     GetMesh: _aio.UnaryUnaryMultiCallable[_control_pb2.GetMeshRequest, _control_pb2.GetMeshResponse]  # type: ignore[assignment]
     """Returns what is published and who has it."""
     GetNodeConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.GetNodeConfigRequest, _control_pb2.GetNodeConfigResponse]  # type: ignore[assignment]
@@ -72,14 +68,6 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks an edit of the values, compiles it, pushes it, and returns when every connected proxy has taken it. If a
         proxy refuses it or the time runs out, the last good configuration is restored and the answer says why.
         """
-
-    @_abc_1.abstractmethod
-    def ReportEndpoints(
-        self,
-        request: _control_pb2.ReportEndpointsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ReportEndpointsResponse, _abc.Awaitable[_control_pb2.ReportEndpointsResponse]]:
-        """Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed."""
 
     @_abc_1.abstractmethod
     def GetMesh(

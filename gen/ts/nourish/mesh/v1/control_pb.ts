@@ -8,13 +8,15 @@ import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import { file_nourish_mesh_v1_policy } from "./policy_pb.js";
+import type { Endpoint } from "./registry_pb.js";
+import { file_nourish_mesh_v1_registry } from "./registry_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file nourish/mesh/v1/control.proto.
  */
 export const file_nourish_mesh_v1_control: GenFile = /*@__PURE__*/
-  fileDesc("Ch1ub3VyaXNoL21lc2gvdjEvY29udHJvbC5wcm90bxIPbm91cmlzaC5tZXNoLnYxIq8BChJBcHBseVZhbHVlc1JlcXVlc3QSNAoFZmlsZXMYASADKAsyGy5ub3VyaXNoLm1lc2gudjEuVmFsdWVzRmlsZUIIukgFkgECCAESDwoHZHJ5X3J1bhgCIAEoCBIqCgd0aW1lb3V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhUKDWJhc2VfcmV2aXNpb24YBCABKAkSDwoHbm9fd2FpdBgFIAEoCCI3CgpWYWx1ZXNGaWxlEgwKBHBhdGgYASABKAkSGwoHY29udGVudBgCIAEoCUIKukgHcgUogJL0ASKbAQoTQXBwbHlWYWx1ZXNSZXNwb25zZRIQCghyZXZpc2lvbhgBIAEoCRIPCgdjaGFuZ2VzGAIgAygJEg8KB3Byb3hpZXMYAyADKAkSLwoMY29udmVyZ2VkX2luGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2FwcGxpZWQYBSABKAgSDgoGZXJyb3JzGAYgAygJIpsBCghFbmRwb2ludBIYCgdzZXJ2aWNlGAEgASgJQge6SARyAhABEhkKCGluc3RhbmNlGAIgASgJQge6SARyAhABEiUKBnN1YnNldBgDIAEoCUIVukgSchBSBnN0YWJsZVIGY2FuYXJ5EhgKB2FkZHJlc3MYBCABKAlCB7pIBHICcAESGQoEcG9ydBgFIAEoDUILukgIKgYY//8DKAEibQoWUmVwb3J0RW5kcG9pbnRzUmVxdWVzdBIXCgZzb3VyY2UYASABKAlCB7pIBHICEAESLAoJZW5kcG9pbnRzGAIgAygLMhkubm91cmlzaC5tZXNoLnYxLkVuZHBvaW50EgwKBHdhaXQYAyABKAgiOQoXUmVwb3J0RW5kcG9pbnRzUmVzcG9uc2USDQoFZXBvY2gYASABKAkSDwoHd2FpdGluZxgCIAMoCSIQCg5HZXRNZXNoUmVxdWVzdCLBAQoFUHJveHkSDAoEbm9kZRgBIAEoCRIPCgdzZXJ2aWNlGAIgASgJEhEKCWNvbm5lY3RlZBgDIAEoCBIOCgZzeW5jZWQYBCABKAgSDQoFZXJyb3IYBSABKAkSNgoIdmVyc2lvbnMYBiADKAsyJC5ub3VyaXNoLm1lc2gudjEuUHJveHkuVmVyc2lvbnNFbnRyeRovCg1WZXJzaW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiogIKD0dldE1lc2hSZXNwb25zZRIQCghyZXZpc2lvbhgBIAEoCRINCgVlcG9jaBgCIAEoCRInCgdwcm94aWVzGAMgAygLMhYubm91cmlzaC5tZXNoLnYxLlByb3h5EiwKCWVuZHBvaW50cxgEIAMoCzIZLm5vdXJpc2gubWVzaC52MS5FbmRwb2ludBJLCg5jYW5hcnlfd2VpZ2h0cxgFIAMoCzIzLm5vdXJpc2gubWVzaC52MS5HZXRNZXNoUmVzcG9uc2UuQ2FuYXJ5V2VpZ2h0c0VudHJ5EhQKDHZhbHVlc19lcnJvchgPIAEoCRo0ChJDYW5hcnlXZWlnaHRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgNOgI4ASItChRHZXROb2RlQ29uZmlnUmVxdWVzdBIVCgRub2RlGAEgASgJQge6SARyAhABIiUKFUdldE5vZGVDb25maWdSZXNwb25zZRIMCgRqc29uGAEgASgJMvkDCg5Db250cm9sU2VydmljZRJpCgtBcHBseVZhbHVlcxIjLm5vdXJpc2gubWVzaC52MS5BcHBseVZhbHVlc1JlcXVlc3QaJC5ub3VyaXNoLm1lc2gudjEuQXBwbHlWYWx1ZXNSZXNwb25zZSIPkAICorsYCAoCCDwQAyADEnUKD1JlcG9ydEVuZHBvaW50cxInLm5vdXJpc2gubWVzaC52MS5SZXBvcnRFbmRwb2ludHNSZXF1ZXN0Gigubm91cmlzaC5tZXNoLnYxLlJlcG9ydEVuZHBvaW50c1Jlc3BvbnNlIg+QAgKiuxgICgIIHhADIAMSXQoHR2V0TWVzaBIfLm5vdXJpc2gubWVzaC52MS5HZXRNZXNoUmVxdWVzdBogLm5vdXJpc2gubWVzaC52MS5HZXRNZXNoUmVzcG9uc2UiD5ACAaK7GAgKAggFEAMgARJvCg1HZXROb2RlQ29uZmlnEiUubm91cmlzaC5tZXNoLnYxLkdldE5vZGVDb25maWdSZXF1ZXN0GiYubm91cmlzaC5tZXNoLnYxLkdldE5vZGVDb25maWdSZXNwb25zZSIPkAIBorsYCAoCCAUQAyABGjWiuxgxCi9FZGl0cywgZW5kcG9pbnRzIGFuZCBzdGF0ZSBvZiB0aGUgY29udHJvbCBwbGFuZUKuAQoTY29tLm5vdXJpc2gubWVzaC52MUIMQ29udHJvbFByb3RvUAFaK25vdXJpc2gubG9jYWwvZ2VuL2dvL25vdXJpc2gvbWVzaC92MTttZXNodjGiAgNOTViqAg9Ob3VyaXNoLk1lc2guVjHKAg9Ob3VyaXNoXE1lc2hcVjHiAhtOb3VyaXNoXE1lc2hcVjFcR1BCTWV0YWRhdGHqAhFOb3VyaXNoOjpNZXNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_nourish_mesh_v1_policy]);
+  fileDesc("Ch1ub3VyaXNoL21lc2gvdjEvY29udHJvbC5wcm90bxIPbm91cmlzaC5tZXNoLnYxIq8BChJBcHBseVZhbHVlc1JlcXVlc3QSNAoFZmlsZXMYASADKAsyGy5ub3VyaXNoLm1lc2gudjEuVmFsdWVzRmlsZUIIukgFkgECCAESDwoHZHJ5X3J1bhgCIAEoCBIqCgd0aW1lb3V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhUKDWJhc2VfcmV2aXNpb24YBCABKAkSDwoHbm9fd2FpdBgFIAEoCCI3CgpWYWx1ZXNGaWxlEgwKBHBhdGgYASABKAkSGwoHY29udGVudBgCIAEoCUIKukgHcgUogJL0ASKbAQoTQXBwbHlWYWx1ZXNSZXNwb25zZRIQCghyZXZpc2lvbhgBIAEoCRIPCgdjaGFuZ2VzGAIgAygJEg8KB3Byb3hpZXMYAyADKAkSLwoMY29udmVyZ2VkX2luGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2FwcGxpZWQYBSABKAgSDgoGZXJyb3JzGAYgAygJIhAKDkdldE1lc2hSZXF1ZXN0IsEBCgVQcm94eRIMCgRub2RlGAEgASgJEg8KB3NlcnZpY2UYAiABKAkSEQoJY29ubmVjdGVkGAMgASgIEg4KBnN5bmNlZBgEIAEoCBINCgVlcnJvchgFIAEoCRI2Cgh2ZXJzaW9ucxgGIAMoCzIkLm5vdXJpc2gubWVzaC52MS5Qcm94eS5WZXJzaW9uc0VudHJ5Gi8KDVZlcnNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKiAgoPR2V0TWVzaFJlc3BvbnNlEhAKCHJldmlzaW9uGAEgASgJEg0KBWVwb2NoGAIgASgJEicKB3Byb3hpZXMYAyADKAsyFi5ub3VyaXNoLm1lc2gudjEuUHJveHkSLAoJZW5kcG9pbnRzGAQgAygLMhkubm91cmlzaC5tZXNoLnYxLkVuZHBvaW50EksKDmNhbmFyeV93ZWlnaHRzGAUgAygLMjMubm91cmlzaC5tZXNoLnYxLkdldE1lc2hSZXNwb25zZS5DYW5hcnlXZWlnaHRzRW50cnkSFAoMdmFsdWVzX2Vycm9yGA8gASgJGjQKEkNhbmFyeVdlaWdodHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKA06AjgBIi0KFEdldE5vZGVDb25maWdSZXF1ZXN0EhUKBG5vZGUYASABKAlCB7pIBHICEAEiJQoVR2V0Tm9kZUNvbmZpZ1Jlc3BvbnNlEgwKBGpzb24YASABKAkyggMKDkNvbnRyb2xTZXJ2aWNlEmkKC0FwcGx5VmFsdWVzEiMubm91cmlzaC5tZXNoLnYxLkFwcGx5VmFsdWVzUmVxdWVzdBokLm5vdXJpc2gubWVzaC52MS5BcHBseVZhbHVlc1Jlc3BvbnNlIg+QAgKiuxgICgIIPBADIAMSXQoHR2V0TWVzaBIfLm5vdXJpc2gubWVzaC52MS5HZXRNZXNoUmVxdWVzdBogLm5vdXJpc2gubWVzaC52MS5HZXRNZXNoUmVzcG9uc2UiD5ACAaK7GAgKAggFEAMgARJvCg1HZXROb2RlQ29uZmlnEiUubm91cmlzaC5tZXNoLnYxLkdldE5vZGVDb25maWdSZXF1ZXN0GiYubm91cmlzaC5tZXNoLnYxLkdldE5vZGVDb25maWdSZXNwb25zZSIPkAIBorsYCAoCCAUQAyABGjWiuxgxCi9FZGl0cywgZW5kcG9pbnRzIGFuZCBzdGF0ZSBvZiB0aGUgY29udHJvbCBwbGFuZUKuAQoTY29tLm5vdXJpc2gubWVzaC52MUIMQ29udHJvbFByb3RvUAFaK25vdXJpc2gubG9jYWwvZ2VuL2dvL25vdXJpc2gvbWVzaC92MTttZXNodjGiAgNOTViqAg9Ob3VyaXNoLk1lc2guVjHKAg9Ob3VyaXNoXE1lc2hcVjHiAhtOb3VyaXNoXE1lc2hcVjFcR1BCTWV0YWRhdGHqAhFOb3VyaXNoOjpNZXNoOjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_nourish_mesh_v1_policy, file_nourish_mesh_v1_registry]);
 
 /**
  * An edit.
@@ -150,118 +152,6 @@ export const ApplyValuesResponseSchema: GenMessage<ApplyValuesResponse> = /*@__P
   messageDesc(file_nourish_mesh_v1_control, 2);
 
 /**
- * An instance of a service that may be sent traffic.
- *
- * @generated from message nourish.mesh.v1.Endpoint
- */
-export type Endpoint = Message<"nourish.mesh.v1.Endpoint"> & {
-  /**
-   * The service, "food".
-   *
-   * @generated from field: string service = 1;
-   */
-  service: string;
-
-  /**
-   * The instance, "food-canary-0"; its sidecar's node id.
-   *
-   * @generated from field: string instance = 2;
-   */
-  instance: string;
-
-  /**
-   * "stable" or "canary".
-   *
-   * @generated from field: string subset = 3;
-   */
-  subset: string;
-
-  /**
-   * Where its sidecar's inbound listener is bound.
-   *
-   * @generated from field: string address = 4;
-   */
-  address: string;
-
-  /**
-   * The port it is bound to.
-   *
-   * @generated from field: uint32 port = 5;
-   */
-  port: number;
-};
-
-/**
- * Describes the message nourish.mesh.v1.Endpoint.
- * Use `create(EndpointSchema)` to create a new message.
- */
-export const EndpointSchema: GenMessage<Endpoint> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 3);
-
-/**
- * All endpoints of a source.
- *
- * @generated from message nourish.mesh.v1.ReportEndpointsRequest
- */
-export type ReportEndpointsRequest = Message<"nourish.mesh.v1.ReportEndpointsRequest"> & {
-  /**
-   * Who reports, "local-runner".
-   *
-   * @generated from field: string source = 1;
-   */
-  source: string;
-
-  /**
-   * All it knows.
-   *
-   * @generated from field: repeated nourish.mesh.v1.Endpoint endpoints = 2;
-   */
-  endpoints: Endpoint[];
-
-  /**
-   * Return only when every connected proxy that uses a changed endpoint has it.
-   *
-   * @generated from field: bool wait = 3;
-   */
-  wait: boolean;
-};
-
-/**
- * Describes the message nourish.mesh.v1.ReportEndpointsRequest.
- * Use `create(ReportEndpointsRequestSchema)` to create a new message.
- */
-export const ReportEndpointsRequestSchema: GenMessage<ReportEndpointsRequest> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 4);
-
-/**
- * The endpoints were taken.
- *
- * @generated from message nourish.mesh.v1.ReportEndpointsResponse
- */
-export type ReportEndpointsResponse = Message<"nourish.mesh.v1.ReportEndpointsResponse"> & {
-  /**
-   * Which run of the control plane answered: a change tells the source that memory was lost.
-   *
-   * @generated from field: string epoch = 1;
-   */
-  epoch: string;
-
-  /**
-   * Proxies that have not acknowledged within the call's deadline, if it was to wait.
-   *
-   * @generated from field: repeated string waiting = 2;
-   */
-  waiting: string[];
-};
-
-/**
- * Describes the message nourish.mesh.v1.ReportEndpointsResponse.
- * Use `create(ReportEndpointsResponseSchema)` to create a new message.
- */
-export const ReportEndpointsResponseSchema: GenMessage<ReportEndpointsResponse> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 5);
-
-/**
  * Asks for the mesh.
  *
  * @generated from message nourish.mesh.v1.GetMeshRequest
@@ -274,7 +164,7 @@ export type GetMeshRequest = Message<"nourish.mesh.v1.GetMeshRequest"> & {
  * Use `create(GetMeshRequestSchema)` to create a new message.
  */
 export const GetMeshRequestSchema: GenMessage<GetMeshRequest> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 6);
+  messageDesc(file_nourish_mesh_v1_control, 3);
 
 /**
  * A proxy as the control plane sees it.
@@ -330,7 +220,7 @@ export type Proxy = Message<"nourish.mesh.v1.Proxy"> & {
  * Use `create(ProxySchema)` to create a new message.
  */
 export const ProxySchema: GenMessage<Proxy> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 7);
+  messageDesc(file_nourish_mesh_v1_control, 4);
 
 /**
  * The mesh as the control plane sees it.
@@ -386,7 +276,7 @@ export type GetMeshResponse = Message<"nourish.mesh.v1.GetMeshResponse"> & {
  * Use `create(GetMeshResponseSchema)` to create a new message.
  */
 export const GetMeshResponseSchema: GenMessage<GetMeshResponse> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 8);
+  messageDesc(file_nourish_mesh_v1_control, 5);
 
 /**
  * Asks for the configuration of a node.
@@ -407,7 +297,7 @@ export type GetNodeConfigRequest = Message<"nourish.mesh.v1.GetNodeConfigRequest
  * Use `create(GetNodeConfigRequestSchema)` to create a new message.
  */
 export const GetNodeConfigRequestSchema: GenMessage<GetNodeConfigRequest> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 9);
+  messageDesc(file_nourish_mesh_v1_control, 6);
 
 /**
  * The configuration of a node.
@@ -428,7 +318,7 @@ export type GetNodeConfigResponse = Message<"nourish.mesh.v1.GetNodeConfigRespon
  * Use `create(GetNodeConfigResponseSchema)` to create a new message.
  */
 export const GetNodeConfigResponseSchema: GenMessage<GetNodeConfigResponse> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_control, 10);
+  messageDesc(file_nourish_mesh_v1_control, 7);
 
 /**
  * The control plane's own API: for the runner, the command and the console. Served on a private socket.
@@ -446,16 +336,6 @@ export const ControlService: GenService<{
     methodKind: "unary";
     input: typeof ApplyValuesRequestSchema;
     output: typeof ApplyValuesResponseSchema;
-  },
-  /**
-   * Replaces all the endpoints that one source (a runner, a cluster) knows. Publishes only what changed.
-   *
-   * @generated from rpc nourish.mesh.v1.ControlService.ReportEndpoints
-   */
-  reportEndpoints: {
-    methodKind: "unary";
-    input: typeof ReportEndpointsRequestSchema;
-    output: typeof ReportEndpointsResponseSchema;
   },
   /**
    * Returns what is published and who has it.
