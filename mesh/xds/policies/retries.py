@@ -1,8 +1,8 @@
 """Which failed calls get a second attempt, at the caller's sidecar and nowhere else.
 
 A method whose contract says that a repeat is harmless is retried once when a connection broke under it. Any other
-method is retried only when it certainly did not start. What an application itself answers is an answer, UNAVAILABLE too:
-to repeat it would double the load of a service that is down, once more at each hop on the way to it.
+method is retried only when it certainly did not start. What an application itself answers is an answer, UNAVAILABLE
+too: to repeat it would double the load of a service that is down, once more at each hop on the way to it.
 """
 
 from __future__ import annotations
