@@ -26,7 +26,8 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
     def compile_badly(plan: Any) -> Snapshot:
         """What a defect of the compiler would give for one weight: routes that Envoy refuses."""
         snapshot = compile_node(plan)
-        if plan.node.id == "front-0" and plan.callees[0].weight == 66:
+        own = str(lab.folder) in plan.node.egress_socket  # on this machine alone, where no check before can see it
+        if plan.node.service == "front" and own and plan.callees[0].weight == 66:
             config = any_pb2.Any()
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
@@ -163,9 +164,9 @@ async def test_scope_and_node_config(lab: Lab) -> None:
     """A sidecar has the clusters that it calls and no others; its configuration can be read as JSON."""
     await start(lab, "store-0", "front-0", weight=0)
     config = await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="store-0"))
-    assert [cluster["name"] for cluster in json.loads(config.json)["cds"]] == ["app"]
+    assert [cluster["name"] for cluster in json.loads(config.json)["cds"]] == ["app", "support"]
     config = await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="front-0"))
-    assert {c["name"] for c in json.loads(config.json)["cds"]} == {"app", "store.stable", "store.canary"}
+    assert {c["name"] for c in json.loads(config.json)["cds"]} == {"app", "support", "store.stable", "store.canary"}
     with pytest.raises(grpc.aio.AioRpcError, match="known: front-0, store-0"):
         await lab.control.GetNodeConfig(control_pb2.GetNodeConfigRequest(node="nobody-0"))
     assert (await lab.apply(values(0, replicas=0))).applied
@@ -180,4 +181,4 @@ async def _weight(lab: Lab, weight: int) -> bool:
 
 async def _clusters(lab: Lab, names: set[str]) -> bool:
     found = await lab.proxies["front-0"].admin("/clusters?format=json")
-    return {c["name"] for c in found["cluster_statuses"]} == names | {"app", "xds"}
+    return {c["name"] for c in found["cluster_statuses"]} == names | {"app", "support", "xds"}

@@ -54,7 +54,7 @@ class FakeProxy:
         for name in response.removed_resources if self.delta else ():
             held.pop(name, None)
         if kind == CDS:
-            eds = set(held) - {"app"} if self.delta else set(resource_names(response)) - {"app"}
+            eds = set(held) - {"app", "support"} if self.delta else set(resource_names(response)) - {"app", "support"}
             if eds != self.names[EDS] or EDS not in self.asked:
                 self.names[EDS] = eds
                 self.ask(EDS)
@@ -167,7 +167,7 @@ def test_clusters_are_removed_last(snapshot: Callable[..., Snapshot]) -> None:
     proxy = connected(snapshot(weight=0, replicas=1))
     proxy.stream.publish(snapshot(weight=0, replicas=0))
     assert proxy.run() == ["rds", "cds"]
-    assert proxy.log[1:] == (["cds ", "removed store.canary"] if proxy.delta else ["cds app,store.stable"])
+    assert proxy.log[1:] == (["cds ", "removed store.canary"] if proxy.delta else ["cds app,store.stable,support"])
     proxy.stream.publish(snapshot(weight=0, replicas=1))
     assert proxy.run()[:2] == ["cds", "eds"]
     assert proxy.log[-1].startswith("rds")
@@ -289,7 +289,7 @@ def test_one_bad_resource_holds_back_no_good_one(snapshot: Callable[..., Snapsho
     proxy.run()
     assert proxy.stream.errors == {"cds": "bad"}
     assert proxy.stream.settled
-    assert set(proxy.held[CDS]) == {"app", "store.stable"}
+    assert set(proxy.held[CDS]) == {"app", "support", "store.stable"}
     proxy.stream.publish(snapshot(hosts=0))
     assert "eds" in proxy.run()
     assert proxy.stream.settled
