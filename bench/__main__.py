@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import paths, report
+from bench import paths, report, rollout
 
-BENCHES: dict[str, report.Bench] = {"paths": paths}
+BENCHES: dict[str, report.Bench] = {"paths": paths, "rollout": rollout}
 
 for name in sys.argv[1:] or BENCHES:
     report.save(name, BENCHES[name].run())

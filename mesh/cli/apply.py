@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli import canary
 from mesh.cli.failure import Exit, Failure, refused
 from mesh.cli.output import console, print_json, span
 from mesh.cli.place import json_option, paths, read_values, state, values_options
@@ -30,9 +31,16 @@ POLL_SECONDS = 0.05
 @values_options
 @click.option("--dry-run", is_flag=True, help="Check and say what would change; change nothing.")
 @click.option("--timeout", type=Span(), default="10s", show_default=True, help="How long to wait for the proxies.")
+@canary.no_check_option
 @json_option
 def command(
-    overlays: tuple[Path, ...], sets: tuple[str, ...], dry_run: bool, timeout: timedelta, as_json: bool
+    *,
+    overlays: tuple[Path, ...],
+    sets: tuple[str, ...],
+    dry_run: bool,
+    timeout: timedelta,
+    no_contract_check: bool,
+    as_json: bool,
 ) -> None:
     """Bring edited values into force in every proxy.
 
@@ -42,6 +50,8 @@ def command(
     """
     state()
     files = read_values(overlays, sets)
+    if not no_contract_check:
+        canary.check_first_calls(files)
     answer = asyncio.run(apply(files, dry_run, timeout.total_seconds()))
     if answer.applied:
         record(files, paths().values)
