@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli import canary
 from mesh.cli.failure import Exit, Failure, refused
 from mesh.cli.output import console, print_json, span
 from mesh.cli.place import json_option, paths, read_values, state, values_options
@@ -30,8 +31,9 @@ POLL_SECONDS = 0.05
 @values_options
 @click.option("--dry-run", is_flag=True, help="Check and say what would change; change nothing.")
 @click.option("--timeout", type=Span(), default="10s", show_default=True, help="How long to wait for the proxies.")
-@click.option("--wait/--no-wait", default=True, help="Return when every proxy has it, or as soon as it is sent.")
+@click.option("--wait", is_flag=True, expose_value=False, help="Return when every proxy has it, as it does anyway.")
 @click.option("--from", "base", metavar="REVISION", default="", help="Refuse it if another revision is in force.")
+@canary.no_check_option
 @json_option
 def command(
     *,
@@ -39,8 +41,8 @@ def command(
     sets: tuple[str, ...],
     dry_run: bool,
     timeout: timedelta,
-    wait: bool,
     base: str,
+    no_contract_check: bool,
     as_json: bool,
 ) -> None:
     """Bring edited values into force in every proxy.
@@ -51,7 +53,9 @@ def command(
     """
     state()
     files = read_values(overlays, sets)
-    answer = asyncio.run(apply(files, timeout.total_seconds(), dry_run=dry_run, base_revision=base, no_wait=not wait))
+    if not no_contract_check:
+        canary.check_first_calls(files)
+    answer = asyncio.run(apply(files, timeout.total_seconds(), dry_run=dry_run, base_revision=base))
     if answer.applied:
         record(files, paths().values)
     if as_json:

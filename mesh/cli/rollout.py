@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli import canary
 from mesh.cli.failure import Exit, Failure, refused
 from mesh.cli.output import console, print_json, span
-from mesh.cli.place import json_option, paths, read_values, state
+from mesh.cli.place import json_option, paths, state
 from mesh.cli.token import Span
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from mesh.rollout.walk import Walk
 
 APPLY_SECONDS = 10.0
-DEFAULT_GUARDS = ("error_rate<1%", "p99<1.5x")
+# The median too: it shows a canary that is slower throughout where noise hides that from a high percentile.
+DEFAULT_GUARDS = ("error_rate<1%", "p50<1.5x", "p99<1.5x")
 
 
 @click.command("rollout")
@@ -40,7 +43,13 @@ DEFAULT_GUARDS = ("error_rate<1%", "p99<1.5x")
 @click.option("--status", "act", flag_value="status", help="Say how far the last rollout is; change nothing.")
 @click.option("--abort", "act", flag_value="abort", help="Bring the canary back to 0 %.")
 @click.option("--resume", "act", flag_value="resume", help="Go on where a rollout was interrupted.")
-@click.option("--no-contract-check", is_flag=True, help="Do not compare the canary's contract with its callers'.")
+@click.option(
+    "--write-values",
+    "values_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Write the weight that it ends with into this values file, whose layout stays.",
+)
+@canary.no_check_option
 @json_option
 def command(
     *,
@@ -52,6 +61,7 @@ def command(
     patience: timedelta,
     drain: timedelta,
     act: str | None,
+    values_file: Path | None,
     no_contract_check: bool,
     as_json: bool,
 ) -> None:
@@ -78,11 +88,15 @@ def command(
         _status(files, service, as_json)
         return
     state()
+    if values_file:
+        _write_values(values_file, service, None)
     with files.locked():
         walk = _begin(files.read(), asked, act, to)
         if walk.phase == "walking" and not no_contract_check:
             _check_contract(service)
         done = asyncio.run(_run(files, walk, as_json))
+        if values_file:
+            _write_values(values_file, service, done.weight)
     if done.phase == "undone" and act != "abort" and to != "stable":
         raise Failure(f"{service}: the canary is back at 0 %: {done.reason}", Exit.FAILED)
 
@@ -103,31 +117,32 @@ def _begin(found: Walk | None, asked: Walk, act: str | None, to: str | None) -> 
     return open_walk
 
 
-def _in_force(*sets: str) -> list[Any]:
-    from mesh import values
-
-    path = paths().values
-    return values.read([path], list(sets)) if path.exists() else read_values((), sets)
-
-
 def _check_contract(service: str) -> None:
     from mesh import values
-    from mesh.rollout import contract
 
-    topology = values.load(_in_force())
+    topology = values.load(canary.in_force())
     if service not in topology.services:
         raise Failure(f"there is no service {service!r}", Exit.USAGE)
-    found = asyncio.run(contract.problems(paths(), state().instances, service, topology.callers.get(service, ())))
-    if found:
-        raise refused(found)
+    canary.check(topology, [service])
+
+
+def _write_values(path: Path, service: str, weight: int | None) -> None:
+    """Writes the weight; None only finds out whether it could."""
+    from mesh.values import edit, layers
+
+    keys = ("services", service, "canary", "weight")
+    try:
+        edit.write(path, keys, weight)
+    except (edit.EditError, layers.YamlError) as error:
+        raise Failure(str(error), Exit.REFUSED) from None
 
 
 async def _shift(service: str, weight: int) -> list[str]:
     """Lays one weight over the values in force, by the door that `mesh apply` takes."""
     from mesh.cli.apply import apply, record
 
-    files = _in_force(f"services.{service}.canary.weight={weight}")
-    answer = await apply(files, dry_run=False, seconds=APPLY_SECONDS)
+    files = canary.in_force(f"services.{service}.canary.weight={weight}")
+    answer = await apply(files, APPLY_SECONDS)
     if answer.errors:
         raise refused(list(answer.errors))
     record(files, paths().values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -16,13 +16,11 @@ from mesh.local.events import InstanceState
 from mesh.local.paths import Paths
 from mesh.topology import EDGE
 
+ASK_SECONDS = 5.0
 
-async def problems(paths: Paths, running: Iterable[InstanceState], service: str, callers: Iterable[str]) -> list[str]:
+
+def problems(paths: Paths, running: Sequence[InstanceState], service: str, callers: Collection[str]) -> list[str]:
     """Why the service's canary must not be sent calls of the callers that run; empty if it may."""
-    return await asyncio.to_thread(_problems, paths, tuple(running), service, frozenset(callers))
-
-
-def _problems(paths: Paths, running: tuple[InstanceState, ...], service: str, callers: frozenset[str]) -> list[str]:
     found: list[str] = []
     contract = Contract.read()
     built = DescriptorPool()
@@ -45,9 +43,16 @@ def _problems(paths: Paths, running: tuple[InstanceState, ...], service: str, ca
 
 def _ask(paths: Paths, instance: str, name: str) -> ServiceDescriptor | None:
     """A proto service as an instance's own descriptors have it; None if it has none, or does not answer."""
-    with grpc.insecure_channel(f"unix:{paths.app_socket(instance)}") as channel:
-        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    with grpc.insecure_channel(f"unix:{paths.app_socket(instance)}") as plain:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(grpc.intercept_channel(plain, _Deadline())))
         try:
             return pool.FindServiceByName(name)
         except (KeyError, grpc.RpcError, TypeError):
             return None
+
+
+class _Deadline(grpc.StreamStreamClientInterceptor):
+    """Bounds each question: a process that hangs does not hang its asker."""
+
+    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return continuation(client_call_details._replace(timeout=ASK_SECONDS), request_iterator)

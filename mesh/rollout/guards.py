@@ -1,7 +1,8 @@
 """Guards: what a canary must hold, and whether a sample shows that it does. Pure.
 
-Error rates are judged by Wilson's score interval (E. B. Wilson, JASA 22, 1927) and, against stable, by Newcombe's
-interval for the difference of two proportions built on it (R. G. Newcombe, Statistics in Medicine 17, 1998, method 10).
+A share of failures is bad when so many would be too unlikely at the limit (the exact binomial tail). Against stable it
+is judged by Newcombe's interval for the difference of two proportions (Statistics in Medicine 17, 1998, method 10),
+built on Wilson's score interval (JASA 22, 1927).
 Percentiles are judged by their distribution-free interval: the number of calls below the true one is binomial.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil, sqrt
+from math import ceil, exp, inf, log, log1p, sqrt
+from statistics import NormalDist
 
 from mesh.rollout.samples import Sample
 
-EARLY_Z = 3.0  # looked at again and again within a step: be sure
-FINAL_Z = 1.64  # looked at once its time is over
+EARLY_Z = 3.0  # standard deviations; looked at again and again within a step: be sure
+FINAL_Z = 1.64  # once its time is over
 FEWEST = 20  # calls before anything is said
 RATE_CALLS = 50  # calls before an error rate is called good
 _FORM = re.compile(r"(error_rate|p\d{2}(?:\.\d+)?)\s*<\s*(\+?)(\d+(?:\.\d+)?)\s*(%|x|ms|s)")
@@ -80,13 +82,16 @@ class Guard:
     def _rate(self, canary: Sample, stable: Sample, z: float) -> Verdict:
         if self.relative and stable.calls < FEWEST:
             return Verdict(Outcome.UNSURE, f"{self.text}: stable has too few calls ({stable.calls} of {FEWEST})")
-        rate, (low, _) = canary.failures / canary.calls, wilson(canary.failures, canary.calls, z)
+        rate, low = canary.failures / canary.calls, 0.0
         said = f"{self.text}: canary {rate:.1%} of {canary.calls} calls"
         if self.relative:
             theirs, (_, high) = stable.failures / stable.calls, wilson(stable.failures, stable.calls, z)
             said += f", stable {theirs:.1%} of {stable.calls}"
-            low = rate - theirs - sqrt((rate - low) ** 2 + (high - theirs) ** 2)
+            least, _ = wilson(canary.failures, canary.calls, z)
+            low = rate - theirs - sqrt((rate - least) ** 2 + (high - theirs) ** 2)
             rate -= theirs
+        elif tail(canary.failures, canary.calls, self.limit) < NormalDist().cdf(-z):
+            low = self.limit
         return self._outcome(rate, low, self.limit, (canary.calls, RATE_CALLS), said)
 
     def _time(self, canary: Sample, stable: Sample, z: float) -> Verdict:
@@ -94,12 +99,14 @@ class Guard:
         enough = max(FEWEST, ceil(1 / (1 - share) - 1e-9))
         if self.relative and stable.timed < FEWEST:
             return Verdict(Outcome.UNSURE, f"{self.text}: stable has too few calls ({stable.timed} of {FEWEST})")
-        ours, low = canary.percentile(share), canary.at_rank(rank(canary.timed, share, -z))
+        ours, lowest = canary.percentile(share), rank(canary.timed, share, -z)
+        low = canary.at_rank(lowest) if lowest >= 1 else 0.0
         said = f"{self.text}: canary {ours:.3g} ms of {canary.timed} calls"
         good = sure = self.limit
         if self.relative:
             theirs = stable.percentile(share)
-            good, sure = self.limit * theirs, self.limit * stable.at_rank(rank(stable.timed, share, z))
+            highest = rank(stable.timed, share, z)
+            good, sure = self.limit * theirs, self.limit * stable.at_rank(highest) if highest <= stable.timed else inf
             said += f", stable {theirs:.3g} ms of {stable.timed}"
         verdict = self._outcome(ours, ours if ours < good else low, sure, (canary.timed, enough), said)
         if verdict.outcome is Outcome.GOOD and ours >= good:
@@ -124,9 +131,18 @@ def wilson(failures: int, calls: int, z: float) -> tuple[float, float]:
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
+def tail(failures: int, calls: int, limit: float) -> float:
+    """How likely so many failures or more are when each call fails with probability `limit`."""
+    log_odds, term, below = log(limit) - log1p(-limit), calls * log1p(-limit), 0.0
+    for count in range(failures):
+        below += exp(term)
+        term += log((calls - count) / (count + 1)) + log_odds
+    return max(1 - below, 0.0)
+
+
 def rank(count: int, share: float, z: float) -> float:
-    """The rank that bounds a percentile: below it with `-z`, above it with `z`."""
-    return min(max(count * share + z * sqrt(count * share * (1 - share)), 1), count)
+    """The rank that bounds a percentile, below it with `-z`: so few calls may have none (under 1, or over `count`)."""
+    return count * share + z * sqrt(count * share * (1 - share))
 
 
 def judge(guards: tuple[Guard, ...], canary: Sample, stable: Sample, *, final: bool) -> tuple[Outcome, list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from math import comb
 from pathlib import Path
+from random import Random
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -14,7 +16,7 @@ from mesh.compatibility import violations
 from mesh.contract import Contract
 from mesh.local.errors import AlreadyRunningError
 from mesh.rollout.files import Files
-from mesh.rollout.guards import Guard, Outcome, judge, wilson
+from mesh.rollout.guards import Guard, Outcome, judge, tail, wilson
 from mesh.rollout.samples import Sample, since
 from mesh.rollout.walk import Walk, parse_steps
 
@@ -64,6 +66,38 @@ def test_wilson_holds_the_share(calls: int, failures: int) -> None:
     low, high = wilson(failures, calls, 3)
     assert -1e-9 <= low <= failures / calls + 1e-9
     assert failures / calls - 1e-9 <= high <= 1 + 1e-9
+
+
+def test_the_tail_is_the_exact_binomial() -> None:
+    def exact(failures: int, calls: int, p: float) -> float:
+        return sum(comb(calls, k) * p**k * (1 - p) ** (calls - k) for k in range(failures, calls + 1))
+
+    for failures, calls, limit in ((0, 20, 0.01), (2, 20, 0.01), (3, 20, 0.01), (12, 500, 0.01), (7, 9, 0.5)):
+        assert tail(failures, calls, limit) == pytest.approx(exact(failures, calls, limit), rel=1e-6)
+    assert tail(9000, 10000, 0.01) < 1e-9
+
+
+@pytest.mark.parametrize(("rate", "bad_at_most"), [(0.005, 0.02), (0.2, 1.0)])
+def test_a_canary_within_its_limit_is_seldom_taken_back_though_looked_at_forty_times(
+    rate: float, bad_at_most: float
+) -> None:
+    """Half the limit: under 2 % of 400 rollouts' steps of 400 calls. Twenty times the limit: each, within 100 calls."""
+    dice, guard, bad = Random(1), Guard.parse("error_rate<1%"), 0
+    for _ in range(400):
+        failures = 0
+        for calls in range(1, 401):
+            failures += dice.random() < rate
+            if calls % 10 == 0 and guard.judge(Sample(calls, failures), Sample(), final=False).outcome is Outcome.BAD:
+                bad += 1
+                assert rate < 0.01 or calls <= 100
+                break
+    assert bad <= 400 * bad_at_most
+    assert bad == 400 or rate < 0.01
+
+
+def test_a_percentile_that_too_few_calls_can_bound_is_not_called_bad() -> None:
+    assert outcome("p99<1.3x", sample(30, ms=20), sample(500)) is Outcome.UNSURE
+    assert outcome("p99<1.3x", sample(30, ms=20), sample(500), final=True) is Outcome.BAD
 
 
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=50))

@@ -1,149 +1,94 @@
-"""The `mesh rollout` command over real Envoys: a bad canary is taken back, a good one goes to 100 %."""
+"""The `mesh rollout` command over real Envoys: a bad canary is taken back, a good one goes to 100 %, killed or not."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import sys
+import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 
-import grpc
 import pytest
+import pytest_asyncio
 
-from mesh.contract import Contract
-from mesh.local.events import InstanceState, ProcessState, State, now
-from mesh.local.paths import Paths
 from mesh.rollout.files import Files
-from mesh.xds.tests.lab import Lab, call, poll
+from mesh.rollout.tests.walked import HOLD, Walked
+from mesh.rollout.tests.walked import walked as start
 
-GET = "/nourish.store.v1.StoreService/GetItem"
-VALUES = "services:\n  store:\n    canary: { replicas: 1, weight: 0 }\n  front:\n    calls: [store]\n"
-IDS = ("store-0", "store-canary-0", "front-0")
+BEGIN = (
+    *("--to", "canary", "--steps", "30,100", "--interval", "1s", "--drain", "1s"),
+    *("--guard", "error_rate<1%", "--guard", "p50<2x"),
+)
 
-
-@dataclass
-class Canary:
-    """How the canary behaves."""
-
-    fail_every: int = 0
-    slow: int = 1
-    count: int = field(default=0)
-
-    async def answer(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        self.count += 1
-        await asyncio.sleep(0.02 * self.slow)
-        if self.fail_every and self.count % self.fail_every == 0:
-            await context.abort(grpc.StatusCode.INTERNAL, "broken")
-        return b"store-canary-0"
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@dataclass
-class Walked:
-    lab: Lab
-    paths: Paths
-    canary: Canary
-
-    async def start(self, *more: str) -> asyncio.subprocess.Process:
-        flags = ("--to", "canary", "--steps", "30,100", "--interval", "3s", "--guard", "error_rate<1%")
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mesh.cli", "rollout", "store", "--no-contract-check", *(more or flags)),
-            *(() if more else ("--guard", "p99<1.6x")),
-            env={**os.environ, "MESH_HOME": str(self.paths.home)},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-
-    async def weight(self) -> int:
-        from nourish.mesh.v1 import control_pb2
-
-        mesh = await self.lab.control.GetMesh(control_pb2.GetMeshRequest())
-        return int(mesh.canary_weights["store"])
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Walked]:
+    """One mesh for all, under steady load."""
+    async with start(tmp_path_factory.mktemp("home")) as mesh:
+        loads = [asyncio.create_task(_repeat(mesh)) for _ in range(4)]
+        yield mesh
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
 
 
-@pytest.fixture
-async def walked(tmp_path: Path, identity: Path, contract: Contract) -> AsyncIterator[Walked]:
-    """A mesh with a canary at 0 %, laid out as the runner does, under steady load."""
-    paths, canary = Paths.at(tmp_path), Canary()
-    paths.run.mkdir(mode=0o700)
-    try:
-        async with AsyncExitStack() as stack:
-            lab = await Lab.start(paths.run, identity, contract, stack)
-            await lab.app("store-0", Canary().answer)
-            await lab.app("store-canary-0", canary.answer)
-            await lab.app("front-0")
-            await lab.report()
-            assert (await lab.apply(VALUES)).applied
-            paths.values.write_text(VALUES)
-            for id in IDS:
-                await lab.proxy(id, subset="canary" if "canary" in id else "stable")
-            for id in IDS:
-                await lab.proxies[id].port()
-            await lab.report(*IDS[:2], wait=True)
-            await lab.healthy("front-0", *IDS[:2])
-            up = ProcessState(os.getpid(), True, 0)
-            running = tuple(
-                InstanceState(i, i.partition("-")[0], "canary" if "canary" in i else "stable", True, 1, "", up, up)
-                for i in IDS
-            )
-            State(os.getpid(), now(), "ready", "", "", str(paths.run), None, up, running).write(paths.state)
-            loads = [asyncio.create_task(_load(lab)) for _ in range(4)]
-            yield Walked(lab, paths, canary)
-            for load in loads:
-                load.cancel()
-            await asyncio.gather(*loads, return_exceptions=True)
-    finally:
-        paths.remove_run()
+@pytest_asyncio.fixture(loop_scope="session")
+async def walked(mesh: Walked) -> Walked:
+    """The same with a good canary at 0 % that was never rolled out."""
+    shutil.rmtree(mesh.paths.rollouts, ignore_errors=True)
+    await mesh.anew()
+    return mesh
 
 
-async def _load(lab: Lab) -> None:
-    async with lab.proxies["front-0"].channel() as channel:
-        while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await call(channel, GET)
+async def _repeat(mesh: Walked, request: bytes = b"", **options: object) -> None:
+    while True:
+        await mesh.call(request, **options)
 
 
-@pytest.mark.parametrize(("fail_every", "slow", "guard"), [(5, 1, "error_rate"), (0, 3, "p99")])
+@pytest.mark.parametrize(("fail_every", "slow", "guard"), [(5, 1, "error_rate"), (0, 15, "p50")])
 async def test_a_bad_canary_is_taken_back(walked: Walked, fail_every: int, slow: int, guard: str) -> None:
     walked.canary.fail_every, walked.canary.slow = fail_every, slow
-    process = await walked.start()
-    out = (await process.communicate())[0].decode()
-    assert process.returncode == 1, out
+    code, out = await walked.rollout(*BEGIN)
+    assert code == 1, out
     assert f"back at 0 %: {guard}" in out
     assert await walked.weight() == 0
 
 
-async def test_a_good_canary_goes_on_after_a_kill_and_reaches_100(walked: Walked) -> None:
-    """Killed while it watches the first step; what it left says where it was."""
-    process = await walked.start()
-    await poll(lambda: _is(walked, 30))
-    process.kill()
-    await process.wait()
-    left = Files(walked.paths.rollouts, "store").read()
-    assert left
-    assert (left.phase, left.weight) == ("walking", 30)
-    process = await walked.start("--resume")
-    out = (await process.communicate())[0].decode()
-    assert process.returncode == 0, out
-    assert await walked.weight() == 100
-    events = [json.loads(line)["event"] for line in Files(walked.paths.rollouts, "store").log.read_text().splitlines()]
-    assert events[-1] == "promoted"
+async def test_killed_at_every_act_of_a_promotion_it_goes_on_to_100(walked: Walked) -> None:
+    await walked.rollout(*BEGIN, killed_at=2)
+    assert (walked.left(), await walked.weight()) == (("walking", 30), 0)  # written, not applied
+    await walked.rollout("--resume", killed_at=3)
+    assert (walked.left(), await walked.weight()) == (("walking", 30), 30)  # applied, not watched
+    await walked.rollout("--resume", killed_at=5)
+    assert (walked.left(), await walked.weight()) == (("walking", 100), 30)  # watched; the next one written
+    await walked.rollout("--resume", killed_at=4)
+    assert (walked.left(), await walked.weight()) == (("walking", 100), 100)  # watched; the end not written
+    values = walked.paths.home / "mine.yaml"
+    values.write_text("services: { food: { canary: { weight: 3 } } } # mine\n")
+    code, out = await walked.rollout("--resume", "--write-values", str(values))
+    assert code == 0, out
+    assert values.read_text() == "services: { food: { canary: { weight: 100 } } } # mine\n"
+    assert (walked.left(), await walked.weight()) == (("promoted", 100), 100)
+    log = Files(walked.paths.rollouts, "food").log.read_text().splitlines()
+    assert json.loads(log[-1])["event"] == "promoted"
 
 
-async def test_a_killed_rollout_is_undone(walked: Walked) -> None:
-    process = await walked.start()
-    await poll(lambda: _is(walked, 30))
-    process.kill()
-    await process.wait()
-    process = await walked.start("--abort")
-    out = (await process.communicate())[0].decode()
-    assert process.returncode == 0, out
-    assert await walked.weight() == 0
-
-
-async def _is(walked: Walked, weight: int) -> bool:
-    return await walked.weight() == weight
+async def test_killed_at_every_act_of_an_undoing_it_is_undone(walked: Walked) -> None:
+    """And the calls that still run on the canary are shown, and waited for within the bound."""
+    walked.canary.fail_every = 5
+    await walked.rollout(*BEGIN, killed_at=5)
+    assert (walked.left(), await walked.weight()) == (("undoing", 0), 30)  # found bad and written, not applied
+    await walked.rollout("--abort", killed_at=3)
+    assert (walked.left(), await walked.weight()) == (("undoing", 0), 0)  # applied, not drained
+    walked.canary.held.clear()
+    held = asyncio.create_task(_repeat(walked, HOLD, metadata=(("x-nourish-canary", "always"),)))
+    try:
+        code, out = await walked.rollout("--resume")
+    finally:
+        held.cancel()
+        walked.canary.held.set()
+    assert code == 1, out
+    assert "draining: 1 calls on canary" in out
+    assert "still running: 1 calls on canary" in out
+    assert walked.left() == ("undone", 0)

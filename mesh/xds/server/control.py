@@ -39,7 +39,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         seconds = at_most(request.timeout.ToTimedelta().total_seconds() or APPLY_SECONDS, context)
         files = [values.ValuesFile(file.path, file.content) for file in request.files]
         edit = Edit(files, seconds, dry_run=request.dry_run, base=request.base_revision)
-        return await self._edits.apply(edit, wait=not request.no_wait)
+        return await self._edits.apply(edit)
 
     async def GetMesh(self, request: control_pb2.GetMeshRequest, context: Context) -> control_pb2.GetMeshResponse:
         """What is published, and who has it."""

@@ -47,24 +47,14 @@ class Edits:
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[control_pb2.ApplyValuesResponse]] = set()
 
-    async def apply(self, edit: Edit, *, wait: bool = True) -> control_pb2.ApplyValuesResponse:
-        """Brings `edit` into force, or says why not; finished or undone even if the caller does not wait.
-
-        Without `wait` it answers as soon as the proxies have been sent it; a refusal still undoes it.
-        """
-        pushed: asyncio.Future[control_pb2.ApplyValuesResponse] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._apply(edit, pushed))
+    async def apply(self, edit: Edit) -> control_pb2.ApplyValuesResponse:
+        """Brings `edit` into force, or says why not; finished or undone even if the caller does not wait."""
+        task = asyncio.create_task(self._apply(edit))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        if not wait:
-            await asyncio.wait({task, pushed}, return_when=asyncio.FIRST_COMPLETED)
-            if pushed.done():
-                return pushed.result()
         return await asyncio.shield(task)
 
-    async def _apply(
-        self, edit: Edit, pushed: asyncio.Future[control_pb2.ApplyValuesResponse]
-    ) -> control_pb2.ApplyValuesResponse:
+    async def _apply(self, edit: Edit) -> control_pb2.ApplyValuesResponse:
         async with self._lock:
             try:
                 self._still(edit.base)
@@ -72,7 +62,7 @@ class Edits:
                 described = self._describe(topology)
                 if edit.dry_run:
                     return self._answer(self._fleet.topology, applied=False, changes=described)
-                return await self._push(topology, described, edit, pushed)
+                return await self._push(topology, described, edit)
             except (values.ValuesError, SnapshotError) as error:
                 return self._answer(self._fleet.topology, applied=False, errors=error.problems)
 
@@ -120,18 +110,10 @@ class Edits:
         )
         return f", {count} {'proxy' if count == 1 else 'proxies'}" if count else ", no proxy"
 
-    async def _push(
-        self,
-        topology: Topology,
-        described: list[str],
-        edit: Edit,
-        pushed: asyncio.Future[control_pb2.ApplyValuesResponse],
-    ) -> control_pb2.ApplyValuesResponse:
+    async def _push(self, topology: Topology, described: list[str], edit: Edit) -> control_pb2.ApplyValuesResponse:
         good, started = self._fleet.topology, time.monotonic()
         before = {p.node.id: p.refusals for p in self._fleet.proxies.values()}
         changed = self._fleet.adopt(topology)
-        answer = self._answer(topology, applied=True, changes=described, proxies=[p.node.id for p in changed])
-        pushed.set_result(answer)
 
         def refused() -> list[str]:
             new = {p.node.id: p.refusals - before.get(p.node.id, frozenset()) for p in self._fleet.proxies.values()}
@@ -143,6 +125,7 @@ class Edits:
         if errors := refused() or [f"{p.node.id} did not answer within {edit.seconds:g} s" for p in silent]:
             named = suspects(changes.differences(good, topology), edit.files, errors)
             return await self._restore(good, named, silent)
+        answer = self._answer(topology, applied=True, changes=described, proxies=[p.node.id for p in changed])
         answer.converged_in.CopyFrom(pb.seconds(took))
         return answer
 
