@@ -71,9 +71,9 @@ def _of_call(error: Exception) -> Failure | None:
 
 
 def _add_verbs() -> None:
-    from mesh.cli import apply, call, check, config, down, generate, logs, routes, status, token, up
+    from mesh.cli import apply, call, check, config, down, generate, logs, record, replay, routes, status, token, up
 
-    for verb in (up, down, status, check, apply, routes, config, call, token, logs, generate):
+    for verb in (up, down, status, check, apply, routes, config, call, record, replay, token, logs, generate):
         main.add_command(verb.command)
 
 

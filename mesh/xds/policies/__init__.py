@@ -19,6 +19,7 @@ from mesh.xds.policies import (
     outlier_detection,
     rbac,
     retries,
+    tap,
     timeouts,
     tls,
 )
@@ -36,4 +37,4 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
 
 # HTTP filters of the inbound listener: who calls, on whose behalf, and whether that user may.
-INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes)
+INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes, tap.calls)
