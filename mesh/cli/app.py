@@ -80,6 +80,8 @@ def _add_verbs() -> None:
         down,
         generate,
         logs,
+        record,
+        replay,
         rollout,
         routes,
         status,
@@ -87,7 +89,7 @@ def _add_verbs() -> None:
         up,
     )
 
-    for verb in (up, down, status, check, apply, rollout, routes, config, certificates, call, token, logs, generate):
+    for verb in (up, down, status, check, apply, rollout, routes, config, certificates, call, record, replay, token, logs, generate):
         main.add_command(verb.command)
 
 

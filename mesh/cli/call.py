@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from grpc.aio import AioRpcError
 
-    from mesh.cli.dynamic import Codec
     from mesh.contract import Contract, Method
+    from mesh.dynamic import Codec
 
 REQUEST_ID = "x-request-id"
 _HINTS = {
@@ -68,12 +68,12 @@ def command(
 
     For example: mesh call food ListFoods '{"pageSize": 3}'
     """
-    from mesh.cli.dynamic import Codec
     from mesh.contract import Contract
+    from mesh.dynamic import Codec, pool
 
     contract = Contract.read()
     found = find(contract, service, method)
-    codec = Codec(contract.descriptors, found)
+    codec = Codec(pool(contract.descriptors), found)
     text = sys.stdin.read() if request_json == "-" else request_json
     try:
         request = codec.parse(text)

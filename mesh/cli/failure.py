@@ -22,6 +22,7 @@ class Exit(IntEnum):
     NOT_INSTALLED = 8
     STATE = 9
     NOT_READY = 10
+    DIFFERS = 11
 
 
 MEANINGS = {
@@ -36,6 +37,7 @@ MEANINGS = {
     Exit.NOT_INSTALLED: "a package is missing",
     Exit.STATE: "the mesh's state on disk cannot be used",
     Exit.NOT_READY: "a process did not become ready",
+    Exit.DIFFERS: "a replay was answered otherwise than before",
 }
 
 

@@ -16,7 +16,7 @@ from mesh.local.errors import DiskFullError, StateError
 RUN_PARENT = Path("/tmp")  # noqa: S108 - made with mkdir(0700) and verified below
 FIRST_START_BYTES = 2_000_000_000  # the USDA rows with their indexes, twice, and the write-ahead log
 LATER_START_BYTES = 200_000_000
-OWNED = ("postgres", "log", "identity", "cache", "values.yaml", "state.json", "lock", "rollouts")
+OWNED = ("postgres", "log", "identity", "cache", "recordings", "rollouts", "values.yaml", "state.json", "lock")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class Paths:
     def logs(self) -> Path:
         """One file a process."""
         return self.home / "log"
+
+    @property
+    def recordings(self) -> Path:
+        """Recorded calls, one file a recording."""
+        return self.home / "recordings"
 
     @property
     def values(self) -> Path:

@@ -20,6 +20,7 @@ from mesh.xds.policies import (
     outlier_detection,
     rbac,
     retries,
+    tap,
     timeouts,
     tls,
 )
@@ -41,5 +42,6 @@ INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (
     rbac.peers,
     jwt.verify,
     rbac.scopes,
+    tap.calls,
     call_stats.filter,  # last: what is refused before it is no call of the application's
 )

@@ -62,6 +62,7 @@ def _as_bootstrap(resources: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
     return {
         "node": {"id": "golden", "cluster": "golden"},
+        "admin": {"address": {"pipe": {"path": "@golden"}}},
         "dynamic_resources": {"ads_config": ads},
         "static_resources": {"listeners": listeners, "clusters": resources["cds"]},
     }

@@ -998,11 +998,12 @@ var File_nourish_profile_v1_profile_proto protoreflect.FileDescriptor
 
 const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\n" +
-	" nourish/profile/v1/profile.proto\x12\x12nourish.profile.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\xf5\t\n" +
+	" nourish/profile/v1/profile.proto\x12\x12nourish.profile.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x81\n" +
+	"\n" +
 	"\aProfile\x12\x18\n" +
-	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x04name\x12:\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\x17\xe2A\x01\x01\xbaH\x10r\x0e\x18x2\n" +
-	"^[^\\x00]*$R\vdisplayName\x12=\n" +
+	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x04name\x12@\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\x1d\xe2A\x01\x01\xbaH\x10r\x0e\x18x2\n" +
+	"^[^\\x00]*$\xa2\xbb\x18\x02\b\x01R\vdisplayName\x12=\n" +
 	"\x03sex\x18\x03 \x01(\x0e2\x17.nourish.profile.v1.SexB\x12\xe2A\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\xa2\xbb\x18\x02\b\x01R\x03sex\x12\xfd\x01\n" +
 	"\n" +
 	"birth_date\x18\x04 \x01(\v2\x11.google.type.DateB\xca\x01\xe2A\x01\x01\xbaH\xbc\x01\xba\x01\xb8\x01\n" +
@@ -1020,8 +1021,8 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"conditions\x12J\n" +
 	"\vmedications\x18\v \x03(\tB(\xe2A\x01\x01\xbaH\x1b\x92\x01\x18\x102\x18\x01\"\x12r\x10\x10\x01\x18d2\n" +
 	"^[^\\x00]*$\xa2\xbb\x18\x02\b\x01R\vmedications\x12:\n" +
-	"\x04diet\x18\f \x01(\x0e2\x18.nourish.profile.v1.DietB\f\xe2A\x01\x01\xbaH\x05\x82\x01\x02\x10\x01R\x04diet\x12\x1f\n" +
-	"\x04etag\x18\r \x01(\tB\v\xe2A\x01\x01\xbaH\x04r\x02\x18@R\x04etag\x12G\n" +
+	"\x04diet\x18\f \x01(\x0e2\x18.nourish.profile.v1.DietB\f\xe2A\x01\x01\xbaH\x05\x82\x01\x02\x10\x01R\x04diet\x12%\n" +
+	"\x04etag\x18\r \x01(\tB\x11\xe2A\x01\x01\xbaH\x04r\x02\x18@\xa2\xbb\x18\x02\x10\x01R\x04etag\x12G\n" +
 	"\vcreate_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampB\n" +
 	"\xe2A\x01\x03\xa2\xbb\x18\x02\x10\x01R\n" +
 	"createTime\x12G\n" +

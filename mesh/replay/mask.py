@@ -1,0 +1,61 @@
+"""Takes out of a message what the contract marks sensitive, and all that the contract does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from mesh.replay.fields import ANY, Field, is_map, is_sensitive, unpacked
+
+
+def mask(message: Message) -> list[str]:
+    """Clears the message's sensitive fields in place, at any depth, and says which by path.
+
+    A field is cleared and not replaced: a made-up value could be taken for a true one. Unknown fields are dropped, for
+    nothing says that they are not sensitive; so is the value of an Any whose type the contract does not have.
+    """
+    masked = list(_masked(message, ""))
+    message.DiscardUnknownFields()
+    return masked
+
+
+def _masked(message: Message, prefix: str) -> Iterator[str]:
+    if message.DESCRIPTOR.full_name == ANY:
+        yield from _masked_any(message, prefix)
+        return
+    for field, value in message.ListFields():
+        path = f"{prefix}.{field.name}" if prefix else field.name
+        if is_sensitive(field):
+            message.ClearField(field.name)
+            yield path
+        else:
+            for name, part in _messages(field, value, path):
+                yield from _masked(part, name)
+
+
+def _masked_any(message: Any, prefix: str) -> Iterator[str]:
+    held = unpacked(message)
+    if held is None:
+        message.ClearField("value")
+        yield prefix
+        return
+    yield from _masked(held, prefix)
+    held.DiscardUnknownFields()
+    message.value = held.SerializeToString(deterministic=True)
+
+
+def _messages(field: Field, value: Any, path: str) -> Iterator[tuple[str, Message]]:
+    """The messages that a field holds, each with its path."""
+    if field.message_type is None:
+        return
+    if is_map(field):
+        if field.message_type.fields_by_name["value"].message_type is not None:
+            for key in value:
+                yield f"{path}[{key}]", value[key]
+    elif field.is_repeated:
+        for index, part in enumerate(value):
+            yield f"{path}[{index}]", part
+    else:
+        yield path, value
