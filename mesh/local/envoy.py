@@ -30,6 +30,10 @@ class AdminError(Exception):
     """Envoy's admin interface does not answer."""
 
 
+class NobodyListensError(AdminError):
+    """There is no Envoy on this socket."""
+
+
 class Envoy(OneChild):
     """One Envoy with the bootstrap `template` filled with `variables`; ready when `listener` is bound.
 
@@ -113,6 +117,7 @@ class Admin:
         """The body of a GET.
 
         Raises:
+            NobodyListensError: no Envoy is there.
             AdminError: no answer in time, or not 200.
         """
         return await self._ask("GET", path)
@@ -141,6 +146,8 @@ class Admin:
                     answer = await reader.read()
                 finally:
                     writer.close()
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NobodyListensError(f"{self._socket}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise AdminError(f"{self._socket}: {error or 'no answer'}") from error
         try:
