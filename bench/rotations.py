@@ -30,10 +30,11 @@ from mesh.local.envoy import Admin
 from mesh.local.paths import Paths
 
 ROTATIONS = int(os.environ.get("BENCH_ROTATIONS", "100"))
+REQUESTS_PER_ROTATION = 30
 CALLERS = 4  # of each kind
 FOODS = ("food-0", "food-canary-0")
 PATH = "/api/v1/foods?pageSize=1"
-EDIT_SECONDS, REQUEST_SECONDS = 20, 10
+EDIT_SECONDS, REQUEST_SECONDS, POLL_SECONDS = 20, 10, 0.05
 
 
 def run() -> dict[str, Any]:
@@ -65,8 +66,16 @@ async def _rotate(paths: Paths, port: int) -> dict[str, Any]:
             for identity in authority.issued():
                 await asyncio.to_thread(authority.issue, identity.service, identity.spiffe_id)
             await settle(lambda: lagging(paths))
+            await _answered(counts, REQUESTS_PER_ROTATION)
         await rotate_root(authority, lambda: lagging(paths), lambda _: None)
     return {"rotations": ROTATIONS, **counts, "handshakes": await _handshakes(paths) - before}
+
+
+async def _answered(counts: Counter[str], more: int) -> None:
+    """Waits for so many more requests, so that each certificate is used by some."""
+    enough = counts["kept"] + counts["new"] + counts["failed"] + more
+    while counts["kept"] + counts["new"] + counts["failed"] < enough:
+        await asyncio.sleep(POLL_SECONDS)
 
 
 @contextlib.asynccontextmanager
