@@ -65,13 +65,13 @@ async def grpc_read(address: str, name: str, calls: int, pids: list[int]) -> Res
 
 async def rest_read(target: str | tuple[str, int], path: str, calls: int, pids: list[int]) -> Result:
     """The same read over HTTP/1.1 and JSON, connections kept; `target` is a socket's path, or host and port."""
-    connections: list[_Connection] = []
+    connections: list[Connection] = []
     for _ in range(CALLERS):
         if isinstance(target, str):
             streams = await asyncio.open_unix_connection(target)
         else:
             streams = await asyncio.open_connection(*target)
-        connections.append(_Connection(*streams, path))
+        connections.append(Connection(*streams, path))
     free = list(connections)
 
     async def get() -> None:
@@ -86,15 +86,15 @@ async def rest_read(target: str | tuple[str, int], path: str, calls: int, pids: 
             connection.writer.close()
 
 
-class _Connection:
+class Connection:
     """One HTTP/1.1 connection that asks the same thing again and again: cheap, so that the servers have the machine."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:
         self.reader, self.writer = reader, writer
         self._request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n".encode()
 
-    async def get(self) -> None:
-        """Asks once.
+    async def get(self) -> bool:
+        """Asks once; returns whether the server keeps the connection.
 
         Raises:
             RuntimeError: the answer is not 200 with a content-length.
@@ -105,3 +105,4 @@ class _Connection:
         if b" 200 " not in head[:15] or not length:
             raise RuntimeError(head.decode())
         await self.reader.readexactly(int(length[1]))
+        return b"\r\nconnection: close" not in head.lower()

@@ -9,13 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +31,8 @@ ROUNDS = 5  # each path is measured so often, in turn, and its best round counts
 
 def run() -> dict[str, Any]:
     """Measures all paths; returns figures by path, the ratios that are goals, and memory by process in MB."""
-    with tempfile.TemporaryDirectory(prefix="nourish-bench-") as folder, _mesh(Path(folder)) as mesh:
+    with tempfile.TemporaryDirectory(prefix="nourish-bench-") as folder, processes.mesh(Path(folder)) as running:
+        mesh = json.loads((running.home / "state.json").read_text())
         name = _read_json(mesh, "/api/v1/foods:search?query=onion&pageSize=1")["results"][0]["food"]["name"]
         food = Path(folder) / "food.json"
         food.write_text(json.dumps(_read_json(mesh, f"/api/v1/{name}")))
@@ -103,22 +99,6 @@ def _memory(mesh: dict[str, Any]) -> dict[str, dict[str, float]]:
         i["id"]: {"app": processes.resident_mb(i["app"]["pid"]), "sidecar": processes.resident_mb(i["proxy"]["pid"])}
         for i in mesh["instances"]
     }
-
-
-@contextmanager
-def _mesh(folder: Path) -> Iterator[dict[str, Any]]:
-    """The whole mesh with its own state and port; gives the runner's state."""
-    home = Path(os.environ.get("BENCH_MESH_HOME", folder / "mesh"))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    environment = {**os.environ, "MESH_HOME": str(home), "MESH_PORT": str(port)}
-    command = [sys.executable, "-m", "mesh.cli"]
-    try:
-        subprocess.run([*command, "up", "--detach"], env=environment, check=True, stdout=subprocess.DEVNULL)
-        yield json.loads((home / "state.json").read_text())
-    finally:
-        subprocess.run([*command, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)
 
 
 def _read_json(mesh: dict[str, Any], path: str) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -48,3 +50,28 @@ def server(*arguments: str, ready: Path) -> Iterator[int]:
         process.terminate()
         process.wait()
         log.close()
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A mesh that runs: its state folder and its edge's port."""
+
+    home: Path
+    port: int
+
+
+@contextlib.contextmanager
+def mesh(folder: Path, *services: str) -> Iterator[Mesh]:
+    """Runs these services of the mesh (all if none is named) with a port of its own; state lies in `folder`."""
+    home = Path(os.environ.get("BENCH_MESH_HOME", folder / "mesh"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = {**os.environ, "MESH_HOME": str(home), "MESH_PORT": str(port)}
+    command = [sys.executable, "-m", "mesh.cli"]
+    try:
+        up = [*command, "up", "--detach", *services]
+        subprocess.run(up, env=environment, check=True, stdout=subprocess.DEVNULL)
+        yield Mesh(home, port)
+    finally:
+        subprocess.run([*command, "down"], env=environment, check=False, stdout=subprocess.DEVNULL)

@@ -1,47 +1,134 @@
-"""100 rotations of both leaves and one of the root, under load: each request is a new mTLS connection."""
+"""100 rotations of every leaf and one of the root, while the mesh answers through its edge.
+
+Values are edited all the time: each edit replaces the cluster that leads to food, and with it the mTLS connections.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import urllib.parse
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
-from mesh.identity.rotation import rotate_root, settle
-from mesh.identity.tests.lab import FOOD, NUTRITION, Mesh, running
+import grpc
+import yaml
+from google.protobuf.duration_pb2 import Duration
+from nourish.mesh.v1.control_pb2 import ApplyValuesRequest, ValuesFile
+from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
-ROTATIONS, CALLERS = 100, 4
+from bench import load, processes
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.rotation import rotate_root, settle
+from mesh.local.certificates import lagging
+from mesh.local.envoy import Admin
+from mesh.local.paths import Paths
+
+ROTATIONS = int(os.environ.get("BENCH_ROTATIONS", "100"))
+REQUESTS_PER_ROTATION = 30
+CALLERS = 4  # of each kind
+FOODS = ("food-0", "food-canary-0")
+PATH = "/api/v1/foods?pageSize=1"
+EDIT_SECONDS, REQUEST_SECONDS, POLL_SECONDS = 20, 10, 0.05
 
 
 def run() -> dict[str, Any]:
-    """Rotates; returns how many requests were answered, and how many failed."""
-    return asyncio.run(_run())
+    """Rotates; returns how many requests were answered and how many failed, and over how many mTLS handshakes."""
+    with tempfile.TemporaryDirectory(prefix="nourish-bench-") as folder, processes.mesh(Path(folder), "food") as mesh:
+        return asyncio.run(_rotate(Paths.at(mesh.home), mesh.port))
 
 
 def report(results: dict[str, Any]) -> list[str]:
     """The counts."""
-    failed, answered = results["failed"], results["answered"]
+    failed, r = results["failed"], results
     goal = "met" if failed == 0 else "NOT met"
     return [
         "## Certificates rotated under load",
         "",
-        f"{results['rotations']} rotations of both leaves, then one of the root, each request on a new mTLS "
-        f"connection: {answered:,} requests answered, {failed} failed (goal: 0, {goal}).",
+        f"{r['rotations']} rotations of every leaf and one of the root, through the edge: {r['kept']:,} requests on "
+        f"kept connections and {r['new']:,} on new ones answered, {failed} failed (goal: 0, {goal}).",
+        f"{r['edits']} edits of values meanwhile made the edge connect anew: food's sidecars took {r['handshakes']:,} "
+        "mTLS handshakes.",
     ]
 
 
-async def _run() -> dict[str, Any]:
-    counts, done = {"answered": 0, "failed": 0}, asyncio.Event()
-
-    async def load(mesh: Mesh) -> None:
-        while not done.is_set():
-            counts["answered" if await mesh.answers() else "failed"] += 1
-
-    async with running() as mesh:
-        callers = [asyncio.create_task(load(mesh)) for _ in range(CALLERS)]
+async def _rotate(paths: Paths, port: int) -> dict[str, Any]:
+    counts, done = Counter(kept=0, new=0, failed=0, edits=0), asyncio.Event()
+    authority = CertificateAuthority(paths.identity)
+    before = await _handshakes(paths)
+    async with _until_left(done, _edits(paths, counts, done), *_callers(port, counts, done)):
         for _ in range(ROTATIONS):
-            mesh.authority.issue("food", FOOD)
-            mesh.authority.issue("nutrition", NUTRITION)
-            await settle(mesh.lagging)
-        await rotate_root(mesh.authority, mesh.lagging, lambda _: None)
-        done.set()
-        await asyncio.gather(*callers)
-    return {"rotations": ROTATIONS, **counts}
+            for identity in authority.issued():
+                await asyncio.to_thread(authority.issue, identity.service, identity.spiffe_id)
+            await settle(lambda: lagging(paths))
+            await _answered(counts, REQUESTS_PER_ROTATION)
+        await rotate_root(authority, lambda: lagging(paths), lambda _: None)
+    return {"rotations": ROTATIONS, **counts, "handshakes": await _handshakes(paths) - before}
+
+
+async def _answered(counts: Counter[str], more: int) -> None:
+    """Waits for so many more requests, so that each certificate is used by some."""
+    enough = counts["kept"] + counts["new"] + counts["failed"] + more
+    while counts["kept"] + counts["new"] + counts["failed"] < enough:  # noqa: ASYNC110 - a count has no event
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _until_left(done: asyncio.Event, *works: Any) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        for work in works:
+            group.create_task(work)
+        try:
+            yield
+        finally:
+            done.set()
+
+
+def _callers(port: int, counts: Counter[str], done: asyncio.Event) -> list[Any]:
+    return [_caller(port, counts, done, kind) for kind in ("kept", "new") for _ in range(CALLERS)]
+
+
+async def _caller(port: int, counts: Counter[str], done: asyncio.Event, kind: str) -> None:
+    """Repeats one read; a connection that fails is given up."""
+    connection: load.Connection | None = None
+    while not done.is_set():
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                if connection is None:
+                    connection = load.Connection(*await asyncio.open_connection("127.0.0.1", port), PATH)
+                keep = await connection.get() and kind == "kept"
+            counts[kind] += 1
+        except (OSError, EOFError, RuntimeError):
+            counts["failed"] += 1
+            keep = False
+        if connection and not keep:
+            connection.writer.close()
+            connection = None
+
+
+async def _edits(paths: Paths, counts: Counter[str], done: asyncio.Event) -> None:
+    """Changes a limit of food again and again, so that every phase of a rotation sees new connections."""
+    values = yaml.safe_load(paths.values.read_text())
+    limits = values["services"]["food"].setdefault("limits", {})
+    async with grpc.aio.insecure_channel(f"unix:{paths.control_socket}") as channel:
+        stub = ControlServiceStub(channel)
+        while not done.is_set():
+            limits["maxRequests"] = 1001 + counts["edits"] % 2
+            file = ValuesFile(path="values.yaml", content=yaml.safe_dump(values))
+            request = ApplyValuesRequest(files=[file], timeout=Duration(seconds=EDIT_SECONDS))
+            answer = await stub.ApplyValues(request, timeout=EDIT_SECONDS + 5)
+            if not answer.applied:
+                raise RuntimeError("; ".join(answer.errors))
+            counts["edits"] += 1
+
+
+async def _handshakes(paths: Paths) -> int:
+    """How many mTLS handshakes food's sidecars have taken."""
+    query = urllib.parse.urlencode({"format": "json", "filter": r"^listener\..*ssl\.handshake$"})
+    answers = [await Admin(paths.admin_socket(food)).get(f"/stats?{query}") for food in FOODS]
+    return sum(int(stat["value"]) for answer in answers for stat in json.loads(answer)["stats"])

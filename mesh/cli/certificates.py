@@ -36,15 +36,17 @@ def command(context: click.Context, as_json: bool) -> None:
 @click.option("--root", is_flag=True, help="Replace the root, and with it every certificate, without a gap in trust.")
 @click.argument("services", nargs=-1)
 @json_option
-def rotate(root: bool, services: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def rotate(context: click.Context, root: bool, services: tuple[str, ...], as_json: bool) -> None:
     """Replace the certificates of SERVICES (all if none is named) now, and wait until every proxy uses the new ones.
 
-    It can be interrupted at any point: the same command goes on from there, and so does the runner within two minutes.
+    It can be interrupted at any point: the same command goes on from there, and so does the runner within a minute.
     """
     from mesh.identity.rotation import RotationError
 
     if root and services:
         raise click.UsageError("--root replaces every certificate: name no services")
+    as_json = as_json or bool(context.parent and context.parent.params["as_json"])
     authority = _authority()
     chosen = _chosen(authority, services)
     try:
@@ -87,11 +89,15 @@ def ends(what: Identity | Root) -> str:
 
 def _authority() -> CertificateAuthority:
     from mesh.identity.ca import ROOTS, CertificateAuthority
+    from mesh.identity.roots import Roots
 
     folder = paths().identity
     if not (folder / ROOTS).is_dir():
         raise Failure(f"there are no certificates in {folder}", Exit.NOT_RUNNING, "`mesh up` makes them")
     try:
+        # A new one at this point would be trusted by no proxy that runs.
+        if Roots(folder / ROOTS).issuer() is None:
+            raise Failure(f"the root is gone from {folder / ROOTS}", Exit.STATE, "restart the mesh: a new one is made")
         return CertificateAuthority(folder)
     except ValueError as error:
         raise Failure(str(error), Exit.STATE) from None

@@ -91,6 +91,8 @@ def _print_roots(roots: list[Root]) -> None:
     out = console()
     for root in roots:
         out.print(f"{root.common_name} ends {ends(root)}")
+    if not roots:
+        out.print("no root can be read: see `mesh certificates`", style="red")
     if len(roots) > 1:
         out.print("a root is being replaced: see `mesh certificates`", style="yellow")
 

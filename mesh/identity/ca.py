@@ -10,7 +10,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +36,8 @@ CLOCK_SKEW = timedelta(minutes=1)
 JITTER = 0.1
 RETRY_SECONDS = 5.0
 ROOTS = "ca.d"  # no service's folder: their names have no dot
+# Where a mesh had its only root before it could have two.
+FORMER_CERTIFICATE, FORMER_KEY = "ca.pem", "ca.key"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class CertificateAuthority:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._roots = Roots(self._folder / ROOTS)
         with self._roots.locked():
+            self._adopt()
             issuer = self._roots.issuer()
             # Nobody trusts a root that has ended, so there is nothing to overlap with.
             if issuer is None or issuer.past(1):
@@ -106,6 +109,10 @@ class CertificateAuthority:
     def rotating(self) -> bool:
         """Whether one root is giving way to another."""
         return len(self._roots.all()) > 1
+
+    def rotation(self) -> AbstractContextManager[None]:
+        """Held while one root gives way to another; entering raises BlockingIOError while anybody else holds it."""
+        return self._roots.rotating()
 
     def issue(self, service: str, spiffe_id: str) -> Identity:
         """Writes a new key and certificate to `folder/<service>` in one step; Envoys that watch it take them at once.
@@ -176,7 +183,7 @@ class CertificateAuthority:
                     continue
             try:
                 renewed = await asyncio.to_thread(self.issue, service, spiffe_id)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 log.error("cannot renew the certificate of %s: %s; next try in %g s", service, error, RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
@@ -207,11 +214,19 @@ class CertificateAuthority:
     def _bundle(self) -> bytes:
         return b"".join(_pem(root.certificate) for root in self._roots.all())
 
+    def _adopt(self) -> None:
+        """Takes over the root that an earlier version left, with the trust that running proxies have in it."""
+        certificate, key = self._folder / FORMER_CERTIFICATE, self._folder / FORMER_KEY
+        if certificate.exists() and key.exists() and not self._roots.all():
+            self._roots.add(1, key.read_bytes() + certificate.read_bytes())
+        for path in (certificate, key):
+            path.unlink(missing_ok=True)
+
     def _make_root(self) -> Root:
         key = ec.generate_private_key(ec.SECP256R1())
         root = _sign_root(key)
         made = Root(max((r.number for r in self._roots.all()), default=0) + 1, root, key)
-        self._roots.add(made, _key_pem(key) + _pem(root))
+        self._roots.add(made.number, _key_pem(key) + _pem(root))
         return made
 
     def _sign(self, service: str, spiffe_id: str, key: ec.EllipticCurvePublicKey) -> x509.Certificate:

@@ -2,6 +2,7 @@
 
 ca.d/<number>.pem  the key and the certificate of a root, in one file       ca.d/issuer    which of them issues
 ca.d/lock          held for each change, by whichever process makes it
+ca.d/rotation      held from the first step of a rotation to its last
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from mesh.identity import files
 
-ISSUER, LOCK = "issuer", "lock"
+ISSUER, LOCK, ROTATION = "issuer", "lock", "rotation"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,18 @@ class Roots:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other threads and processes from changing roots and leaves; the kernel ends it with its holder."""
-        descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with _flock(self._folder / LOCK, fcntl.LOCK_EX):
             yield
-        finally:
-            os.close(descriptor)
+
+    @contextmanager
+    def rotating(self) -> Iterator[None]:
+        """Keeps others from rotating: two rotations at once could each drop what the other has just made.
+
+        Raises:
+            BlockingIOError: another one is at work.
+        """
+        with _flock(self._folder / ROTATION, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
 
     def all(self) -> list[Root]:
         """The roots in force, the newest first.
@@ -80,15 +87,15 @@ class Roots:
         return sorted(found, key=lambda root: root.number, reverse=True)
 
     def issuer(self) -> Root | None:
-        """The root that issues; None if there is none yet."""
+        """The root that issues, or if that is lost the oldest, which all trust; None if there is none at all."""
+        roots, name = self.all(), ""
         with suppress(FileNotFoundError):
             name = (self._folder / ISSUER).read_text().strip()
-            return next((root for root in self.all() if str(root.number) == name), None)
-        return None
+        return next((root for root in roots if str(root.number) == name), roots[-1] if roots else None)
 
-    def add(self, root: Root, pem: bytes) -> None:
+    def add(self, number: int, pem: bytes) -> None:
         """From now on it is trusted, wherever bundles are written."""
-        files.replace(self._folder / f"{root.number}.pem", pem)
+        files.replace(self._folder / f"{number}.pem", pem)
 
     def promote(self, root: Root) -> None:
         """From now on it issues."""
@@ -97,6 +104,16 @@ class Roots:
     def drop(self, root: Root) -> None:
         """From now on it is not trusted, and its key is gone."""
         (self._folder / f"{root.number}.pem").unlink(missing_ok=True)
+
+
+@contextmanager
+def _flock(path: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Root:

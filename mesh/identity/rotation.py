@@ -34,17 +34,25 @@ Report = Callable[[str], None]
 
 
 class RotationError(Exception):
-    """A proxy does not take what was written. Both roots stay trusted, and nothing was refused."""
+    """A proxy does not take what was written, or another rotation is at work. Both roots stay trusted."""
 
 
 async def rotate_root(authority: CertificateAuthority, lagging: Lagging, report: Report = log.info) -> None:
     """Replaces the root, or finishes a replacement that was begun; returns when the old one is gone.
 
     Raises:
-        RotationError: a proxy has not taken a step in time; call again to go on.
+        RotationError: a proxy has not taken a step in time, or another rotation is at work; call again to go on.
         OSError: a file cannot be written; call again to go on.
         ValueError: what lies in the folder is not the authority's.
     """
+    try:
+        with authority.rotation():
+            await _rotate_root(authority, lagging, report)
+    except BlockingIOError:
+        raise RotationError("another process is replacing the root now: wait until it is done") from None
+
+
+async def _rotate_root(authority: CertificateAuthority, lagging: Lagging, report: Report) -> None:
     new = await asyncio.to_thread(authority.trust_next)
     report(f"trust: root {new.number} stands in every bundle")
     await settle(lagging)
@@ -58,15 +66,10 @@ async def rotate_root(authority: CertificateAuthority, lagging: Lagging, report:
 
 async def rotate_root_when_due(authority: CertificateAuthority, lagging: Lagging) -> None:
     """Replaces the root at half of its life and finishes what another began and left, until cancelled."""
-    begun = False
     while True:
         try:
-            unfinished = await asyncio.to_thread(lambda: authority.rotating)
-            # What another began is left to it for one round: it is likely at work.
-            if await asyncio.to_thread(lambda: authority.root.past(0.5)) or (unfinished and begun):
+            if await asyncio.to_thread(lambda: authority.rotating or authority.root.past(0.5)):
                 await rotate_root(authority, lagging)
-                unfinished = False
-            begun = unfinished
         except (RotationError, OSError, ValueError) as error:
             log.error("the root is not replaced yet: %s; next try in %g s", error, CHECK_SECONDS)
         await asyncio.sleep(CHECK_SECONDS)

@@ -29,6 +29,10 @@ class AdminError(Exception):
     """Envoy's admin interface does not answer."""
 
 
+class NobodyListensError(AdminError):
+    """There is no Envoy on this socket."""
+
+
 class Envoy(OneChild):
     """One Envoy with the bootstrap `template` filled with `variables`; ready when `listener` is bound.
 
@@ -112,6 +116,7 @@ class Admin:
         """The body of a GET.
 
         Raises:
+            NobodyListensError: no Envoy is there.
             AdminError: no answer in time, or not 200.
         """
         return await self._ask("GET", path)
@@ -140,6 +145,8 @@ class Admin:
                     answer = await reader.read()
                 finally:
                     writer.close()
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NobodyListensError(f"{self._socket}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise AdminError(f"{self._socket}: {error or 'no answer'}") from error
         try:

@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from pathlib import Path
 
 import grpc
 import httpx
@@ -91,8 +90,11 @@ def test_the_apps_socket_cannot_be_reached_by_another_user(mesh):
 
 
 def test_state_that_is_secret_is_readable_by_its_owner_only(mesh):
-    for path in [*mesh.home.rglob("*.key"), *mesh.home.rglob("key.pem"), *mesh.home.rglob("token-key.json")]:
-        assert Path(path).stat().st_mode & 0o077 == 0, path
+    for name in ("key.pem", "ca.d", "ca.d/*.pem", "token-key.json"):
+        found = list(mesh.home.rglob(name))
+        assert found, name
+        for path in found:
+            assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_internal_methods_and_reflection_are_not_reachable_through_the_edge(mesh):

@@ -55,6 +55,9 @@ def test_status_shows_instances_proxies_and_certificates(run, mesh):
     assert answer["instances"][0]["id"] == "food-0"
     assert answer["control"]["answers"] is True
     assert answer["certificates"]["food"]["spiffeId"] == "spiffe://nourish.local/ns/nourish/sa/food"
+    (root,) = answer["roots"]
+    assert answer["certificates"]["food"]["issuer"] == root["name"]
+    assert f"{root['name']} ends in 365 d" in shown
 
 
 def test_status_says_that_traffic_goes_on_without_the_control_plane(run, without_control):

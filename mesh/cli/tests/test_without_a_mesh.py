@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,10 @@ from mesh.cli.place import read_values
 from mesh.cli.up import Progress, examples, rows
 from mesh.contract import Contract
 from mesh.identity import tokens
+from mesh.identity.ca import CertificateAuthority
 from mesh.local import errors
 from mesh.local.events import Event, InstanceState, ProcessState, State, now
+from mesh.topology import Topology
 from mesh.values import ValuesFile, load
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -56,7 +59,9 @@ def test_the_exit_code_of_every_failure_of_the_runner_is_documented():
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("apply",), ("config", "food-0"), ("call", "food", "ListFoods")], ids=lambda a: a[0]
+    "arguments",
+    [("status",), ("apply",), ("config", "food-0"), ("certificates",), ("call", "food", "ListFoods")],
+    ids=lambda a: a[0],
 )
 def test_a_verb_that_needs_a_mesh_says_how_to_start_one(run, home, arguments):
     done = run(*arguments)
@@ -233,3 +238,75 @@ def test_the_commands_shown_after_a_start_are_for_what_runs():
 )
 def test_spans_have_one_unit(seconds, text):
     assert span(seconds) == text
+
+
+def certified(home: Path) -> CertificateAuthority:
+    """Certificates of two services, as a mesh that was stopped leaves them."""
+    authority = CertificateAuthority(home / "identity")
+    for service in ("food", "nutrition"):
+        authority.issue(service, Topology({}).spiffe_id(service))
+    return authority
+
+
+def test_certificates_are_shown_and_replaced_by_name_or_all(run, home):
+    certified(home)
+    before = json.loads(run("certificates", "--json").stdout)["certificates"]
+    assert before["food"]["spiffeId"] == "spiffe://nourish.local/ns/nourish/sa/food"
+    shown = run("certificates").stdout
+    assert re.search(r"Nourish local CA \w{8}  issues  in 365 d", shown)
+    assert re.search(r"nutrition .* in (59|60) min", shown)
+    one = json.loads(run("certificates", "rotate", "food", "--json").stdout)["certificates"]
+    assert one["food"]["serial"] != before["food"]["serial"]
+    assert one["nutrition"] == before["nutrition"]
+    assert "nutrition: serial" in run("certificates", "rotate").stdout
+    every = json.loads(run("certificates", "--json").stdout)["certificates"]
+    assert not {c["serial"] for c in every.values()} & {c["serial"] for c in one.values()}
+
+
+def test_a_replaced_root_replaces_every_certificate(run, home):
+    (old,) = certified(home).roots
+    done = run("certificates", "rotate", "--root")
+    assert done.exit_code == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["trust", "issue", "drop"]
+    now = json.loads(run("certificates", "--json").stdout)
+    assert [root["name"] for root in now["roots"]] == [now["issuer"]] != [old.common_name]
+    assert {c["issuer"] for c in now["certificates"].values()} == {now["issuer"]}
+
+
+def test_a_rotation_that_was_left_is_shown_and_one_at_work_is_not_disturbed(run, home):
+    authority = certified(home)
+    authority.trust_next()
+    assert "rotate --root` goes on with it" in run("certificates").stdout
+    with authority.rotation():
+        refused = run("certificates", "rotate", "--root")
+    assert refused.exit_code == Exit.NOT_READY
+    assert "another process is replacing the root" in refused.stderr
+    assert len(authority.roots) == 2
+    assert run("certificates", "rotate", "--root").exit_code == 0
+    assert len(authority.roots) == 1
+
+
+def test_what_cannot_be_rotated_is_refused_and_changes_nothing(run, home):
+    authority = certified(home)
+    before = authority.issued()
+    unknown = run("certificates", "rotate", "nutrition", "fod")
+    assert unknown.exit_code == Exit.USAGE
+    assert "did you mean 'food'?" in unknown.stderr
+    assert run("certificates", "rotate", "--root", "food").exit_code == Exit.USAGE
+    assert authority.issued() == before
+
+
+def test_roots_that_are_gone_or_no_roots_are_a_failure_that_says_what_to_do(run, home):
+    certified(home)
+    (path,) = (home / "identity/ca.d").glob("*.pem")
+    kept = path.read_bytes()
+    path.write_text("no root")
+    broken = run("certificates", "rotate")
+    assert broken.exit_code == Exit.STATE
+    assert f"{path} is no root" in broken.stderr
+    path.unlink()
+    gone = run("certificates", "rotate", "--root")
+    assert gone.exit_code == Exit.STATE
+    assert "restart the mesh" in gone.stderr
+    path.write_bytes(kept)
+    assert run("certificates").exit_code == 0

@@ -99,6 +99,28 @@ def test_a_second_start_keeps_the_root_and_one_that_has_ended_is_replaced(
     assert CertificateAuthority(tmp_path / "ended").root.certificate != ended.certificate
 
 
+def test_the_root_of_an_earlier_version_is_adopted_with_the_trust_in_it(tmp_path: Path) -> None:
+    former = CertificateAuthority(tmp_path).root
+    for path in (tmp_path / ca.ROOTS).iterdir():
+        text = path.read_bytes()
+        path.unlink()
+        if path.suffix == ".pem":
+            key, begin, certificate = text.partition(b"-----BEGIN CERTIFICATE")
+            (tmp_path / "ca.key").write_bytes(key)
+            (tmp_path / "ca.pem").write_bytes(begin + certificate)
+    identity = CertificateAuthority(tmp_path).issue("food", FOOD)
+    _leaf(identity.folder).verify_directly_issued_by(former.certificate)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ca.ROOTS, "food"]
+
+
+def test_if_nobody_knows_which_root_issues_it_is_the_oldest_which_all_trust(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    first = authority.root
+    authority.trust_next()
+    (tmp_path / ca.ROOTS / "issuer").unlink()
+    assert CertificateAuthority(tmp_path).issue("food", FOOD).issuer == first.common_name
+
+
 def test_two_starts_at_once_agree_on_one_root(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         identities = list(
@@ -109,13 +131,14 @@ def test_two_starts_at_once_agree_on_one_root(tmp_path: Path) -> None:
         _leaf(identity.folder).verify_directly_issued_by(root.certificate)
 
 
+@pytest.mark.parametrize("path", ["food", f"{ca.ROOTS}/9.pem"])
 async def test_a_renewal_that_fails_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ca, "RETRY_SECONDS", 0.01)
     authority = CertificateAuthority(tmp_path)
-    obstacle = tmp_path / "food"
-    obstacle.write_text("a file where the folder should be")
+    obstacle = tmp_path / path
+    obstacle.write_text("neither a folder nor a root")
     renewed: asyncio.Queue[ca.Identity] = asyncio.Queue()
     rotation = asyncio.create_task(authority.rotate_forever({"food": FOOD}, renewed.put_nowait))
     try:

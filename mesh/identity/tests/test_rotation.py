@@ -8,7 +8,7 @@ import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -171,6 +171,23 @@ async def test_a_root_rotation_that_ends_at_any_step_is_finished_by_the_next(tmp
     assert root.number == first.number + 1
 
 
+async def test_of_two_root_rotations_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    authority.issue("food", FOOD)
+    refused = 0
+
+    async def second() -> list[str]:
+        nonlocal refused
+        with pytest.raises(rotation.RotationError, match="another process"):
+            await rotation.rotate_root(CertificateAuthority(tmp_path), second)
+        refused += 1
+        return []
+
+    await rotation.rotate_root(authority, second)
+    assert refused == 3
+    assert authority.root.number == 2
+
+
 async def test_a_proxy_that_does_not_take_the_new_root_keeps_the_old_one_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,13 +205,24 @@ async def test_a_proxy_that_does_not_take_the_new_root_keeps_the_old_one_trusted
     assert len(authority.roots) == 2
 
 
+class HalfAYearAgo(datetime):
+    """The clock when the first root was made."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        """A little more than half of a root's life before now."""
+        return datetime.now(tz) - ca.ROOT_LIFETIME * 0.51
+
+
 async def test_the_runner_replaces_a_root_at_half_of_its_life_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ca, "ROOT_LIFETIME", timedelta(seconds=8))
     monkeypatch.setattr(rotation, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(ca, "datetime", HalfAYearAgo)
+    old = CertificateAuthority(tmp_path).root
+    monkeypatch.setattr(ca, "datetime", datetime)
     authority = CertificateAuthority(tmp_path)
-    authority.issue("food", FOOD)
+    assert authority.issue("food", FOOD).issuer == old.common_name
 
     async def none() -> list[str]:
         return []
@@ -208,6 +236,7 @@ async def test_the_runner_replaces_a_root_at_half_of_its_life_by_itself(
         watching.cancel()
     (identity,) = authority.issued()
     assert identity.issuer == authority.root.common_name
+    assert authority.root.number == old.number + 1
 
 
 def _verifies(one: Identity, other: Identity) -> bool:

@@ -19,7 +19,10 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from mesh.identity.ca import CertificateAuthority
+from mesh.identity.rotation import settle
 from mesh.local.background import detach, down
+from mesh.local.certificates import lagging
 from mesh.local.errors import AlreadyRunningError, PortTakenError, RefusedError
 from mesh.local.events import Event, InstanceState, State, read_state
 from mesh.local.paths import Paths
@@ -172,11 +175,34 @@ async def test_recorded_values_with_more_replicas_start_them_and_with_fewer_stop
     assert mesh.health()["profile"] == 1
 
 
+async def test_a_proxy_that_hangs_is_asked_whether_or_not_a_runner_tells_of_it(mesh: Running) -> None:
+    """A root is dropped only when nobody lags, and a proxy may outlive its runner."""
+    await settle(lambda: lagging(mesh.paths))
+    profile = mesh.instance("profile-0")
+    assert profile
+    assert profile.proxy.pid
+    aside = mesh.paths.state.with_suffix(".aside")
+    os.kill(profile.proxy.pid, signal.SIGSTOP)
+    try:
+        assert await lagging(mesh.paths) == ["profile-0"]
+        mesh.paths.state.rename(aside)
+        assert await lagging(mesh.paths) == ["profile-0"]
+        aside.rename(mesh.paths.state)
+    finally:
+        os.kill(profile.proxy.pid, signal.SIGCONT)
+    await until(lambda: mesh.health()["profile"] == 1)
+
+
 async def test_a_killed_runner_leaves_no_process_and_the_next_start_is_clean(mesh: Running) -> None:
+    authority = CertificateAuthority(mesh.paths.identity)
+    authority.trust_next()  # a root rotation that the runner's end interrupts
     os.kill(mesh.state.pid, signal.SIGKILL)
     await until(lambda: not marked(mesh.paths))
+    assert await lagging(mesh.paths) == []
     await mesh.up()
     assert mesh.health()["profile"] == 1
+    await until(lambda: not authority.rotating)
+    assert authority.root.number == 2
 
 
 async def test_down_leaves_no_process_no_socket_and_keeps_the_data(mesh: Running) -> None:
