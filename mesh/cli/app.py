@@ -89,7 +89,23 @@ def _add_verbs() -> None:
         up,
     )
 
-    for verb in (up, down, status, check, apply, rollout, routes, config, certificates, call, record, replay, token, logs, generate):
+    for verb in (
+        up,
+        down,
+        status,
+        check,
+        apply,
+        rollout,
+        routes,
+        config,
+        certificates,
+        call,
+        record,
+        replay,
+        token,
+        logs,
+        generate,
+    ):
         main.add_command(verb.command)
 
 

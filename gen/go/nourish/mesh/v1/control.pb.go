@@ -33,9 +33,7 @@ type ApplyValuesRequest struct {
 	// How long to wait for the proxies; 10 s if not set.
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// The revision that the edit was made from: it is refused if another is in force by now. Empty for whichever is.
-	BaseRevision string `protobuf:"bytes,4,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
-	// Answer once the proxies have been sent it. A refusal or silence still undoes it, and is logged.
-	NoWait        bool `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	BaseRevision  string `protobuf:"bytes,4,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,13 +94,6 @@ func (x *ApplyValuesRequest) GetBaseRevision() string {
 		return x.BaseRevision
 	}
 	return ""
-}
-
-func (x *ApplyValuesRequest) GetNoWait() bool {
-	if x != nil {
-		return x.NoWait
-	}
-	return false
 }
 
 // One values file.
@@ -566,13 +557,12 @@ var File_nourish_mesh_v1_control_proto protoreflect.FileDescriptor
 
 const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1enourish/mesh/v1/registry.proto\"\xdd\x01\n" +
+	"\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1enourish/mesh/v1/registry.proto\"\xc4\x01\n" +
 	"\x12ApplyValuesRequest\x12;\n" +
 	"\x05files\x18\x01 \x03(\v2\x1b.nourish.mesh.v1.ValuesFileB\b\xbaH\x05\x92\x01\x02\b\x01R\x05files\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12#\n" +
-	"\rbase_revision\x18\x04 \x01(\tR\fbaseRevision\x12\x17\n" +
-	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"F\n" +
+	"\rbase_revision\x18\x04 \x01(\tR\fbaseRevision\"F\n" +
 	"\n" +
 	"ValuesFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12$\n" +

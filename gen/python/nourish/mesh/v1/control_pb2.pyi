@@ -30,13 +30,10 @@ class ApplyValuesRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     BASE_REVISION_FIELD_NUMBER: _builtins.int
-    NO_WAIT_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     """Check and compile, but push nothing."""
     base_revision: _builtins.str
     """The revision that the edit was made from: it is refused if another is in force by now. Empty for whichever is."""
-    no_wait: _builtins.bool
-    """Answer once the proxies have been sent it. A refusal or silence still undoes it, and is logged."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValuesFile]:
         """The values files, in the order Helm would overlay them, each with its name for messages."""
@@ -52,11 +49,10 @@ class ApplyValuesRequest(_message.Message):
         dry_run: _builtins.bool = ...,
         timeout: _duration_pb2.Duration | None = ...,
         base_revision: _builtins.str = ...,
-        no_wait: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "dry_run", b"dry_run", "files", b"files", "no_wait", b"no_wait", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_revision", b"base_revision", "dry_run", b"dry_run", "files", b"files", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
