@@ -109,7 +109,9 @@ def bootstrap(batch: list[Snapshot], folder: Path) -> dict[str, Any]:
             address = {"pipe": {"path": f"/{len(listeners)}"}}
             listeners.append({**_inlined(one, routes), "name": name, "address": address})
     static = {"listeners": listeners, "clusters": list(clusters.values())}
-    return {"node": {"id": "validate", "cluster": "validate"}, "static_resources": static}
+    # Envoy 1.40 crashes on a tap filter where there is no admin; in validation nobody binds it.
+    admin = {"address": {"pipe": {"path": "@validate"}}}
+    return {"node": {"id": "validate", "cluster": "validate"}, "admin": admin, "static_resources": static}
 
 
 def _static(cluster: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:
