@@ -15,7 +15,7 @@ from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 from bench.processes import cpu_seconds
 
 CALLERS = 16
-WARM_UP_CALLS = 500
+WARM_UP_CALLS = 200  # a round; the servers stay up between rounds
 
 
 @dataclass(frozen=True)
