@@ -1,7 +1,7 @@
 """`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
 
 Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
-that is being served: what is left of its deadline, its user's token, its request id, its canary choice.
+that is being served: what is left of its deadline, its user's token, its request id, the canary and the fault it asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mesh.runtime.server import MAX_MESSAGE_BYTES
 from mesh.runtime.settings import required, settings
 
 Stub = TypeVar("Stub")
-_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER)
+_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, json_format
 
 from mesh.contract import Contract, Method
 from mesh.topology import EDGE, SUBSETS, Edge, Limits, Service, Subset, Topology
+from mesh.traffic import Traffic
 
 
 class PlanError(Exception):
@@ -105,6 +106,7 @@ class NodePlan:
     node: Node
     methods: tuple[Method, ...]  # what the application behind it serves
     limits: Limits
+    traffic: Traffic
     callers: tuple[str, ...]
     edge_id: str
     trust_prefix: str  # every identity of this mesh starts with it
@@ -153,6 +155,7 @@ class Plan:
             node=node,
             methods=self.contract.methods.get(node.service, ()),
             limits=service.limits,
+            traffic=service.traffic,
             callers=tuple(map(self.topology.spiffe_id, self.topology.callers.get(node.service, ()))),
             edge_id=self.topology.spiffe_id(EDGE),
             trust_prefix=self.topology.spiffe_id(""),

@@ -10,7 +10,7 @@ from mesh.contract import Method
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import APP
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, rbac, retries, timeouts
+from mesh.xds.policies import canary, faults, rbac, retries, timeouts
 
 INBOUND, EGRESS = "inbound", "egress"
 
@@ -22,7 +22,7 @@ def routes(node: NodePlan) -> list[RouteConfiguration]:
 
 def inbound(node: NodePlan) -> RouteConfiguration:
     """To the application: its own methods, health and reflection. Who may use which is RBAC's matter."""
-    methods = [_to_app(method) for method in node.methods]
+    methods = [_to_app(node, method) for method in node.methods]
     support = [
         Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=APP))
         for prefix in (rbac.HEALTH, rbac.REFLECTION)
@@ -56,10 +56,15 @@ def refuse(status: int) -> Route:
     )
 
 
-def _to_app(method: Method) -> Route:
+def _to_app(node: NodePlan, method: Method) -> Route:
     action = RouteAction(cluster=APP)
     action.MergeFrom(timeouts.route(method))
-    return Route(name=method.path[1:], match=RouteMatch(path=method.path), route=action)
+    return Route(
+        name=method.path[1:],
+        match=RouteMatch(path=method.path),
+        route=action,
+        typed_per_filter_config=faults.settings(node),
+    )
 
 
 def _config(name: str, routes: list[Route]) -> RouteConfiguration:

@@ -14,6 +14,7 @@ from mesh.xds.plan import NodePlan, Target
 from mesh.xds.policies import (
     balancing,
     circuit_breakers,
+    faults,
     health_checks,
     jwt,
     outlier_detection,
@@ -35,5 +36,5 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 # Fragments of envoy.config.route.v3.RouteAction, for every method that a sidecar calls.
 EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
 
-# HTTP filters of the inbound listener: who calls, on whose behalf, and whether that user may.
-INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes)
+# HTTP filters of the inbound listener: who calls, on whose behalf, whether that user may, and then what may befall it.
+INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes, faults.inject)

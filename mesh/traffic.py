@@ -1,0 +1,47 @@
+"""The model of `services.<name>.traffic` in the values: what the mesh does to the calls of one service. Frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Calls that wait before they reach the application: so long, so many percent of them."""
+
+    milliseconds: int = 0
+    percent: int = 100
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Calls that the application never sees: answered with this gRPC status, so many percent of them."""
+
+    status: str = "UNAVAILABLE"
+    percent: int = 100
+
+
+@dataclass(frozen=True)
+class FaultHeader:
+    """What the fault header must say: this text, or all of it as this RE2 expression has it."""
+
+    exact: str = ""
+    regex: str = ""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Faults on purpose, at one subset or all of them; if `header` is set, only for calls whose header says so."""
+
+    delay: Delay | None = None
+    abort: Abort | None = None
+    header: FaultHeader | None = None
+    subset: Literal["all", "stable", "canary"] = "all"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All of it; each part does nothing, or what is usual, unless the values say otherwise."""
+
+    faults: Faults = field(default_factory=Faults)

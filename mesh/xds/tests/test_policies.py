@@ -1,0 +1,123 @@
+"""What each policy of `services.<name>.traffic` adds, to the letter, and what real Envoys make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from mesh.values import ValuesFile, load
+from mesh.xds.plan import Node, Plan
+from mesh.xds.snapshot import as_json, compile_node
+from mesh.xds.tests.conftest import STORE
+from mesh.xds.tests.lab import Lab, call, code
+
+GOLDEN = Path(__file__).parent / "golden" / "policies"
+GET = f"/{STORE}/GetItem"
+Code = grpc.StatusCode
+# By policy: the values of `store`'s traffic, and the proxy that they tell something.
+POLICIES = {
+    "faults": (
+        "faults: {delay: {milliseconds: 50, percent: 10}, abort: {status: ABORTED}, header: {regex: a.*}}",
+        "store-0",
+    ),
+}
+
+
+def values(traffic: str) -> str:
+    return f"""
+services:
+  store: {{canary: {{replicas: 1, weight: 10}}, traffic: {{{traffic}}}}}
+  front: {{calls: [store]}}
+"""
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_adds_what_its_golden_says(policy: str, plan: Plan, node: Callable[[str], Node]) -> None:
+    """A policy changes what its golden lists, and nothing else."""
+    traffic, id = POLICIES[policy]
+
+    def compiled(traffic: str) -> dict[str, Any]:
+        topology = load([ValuesFile("values.yaml", values(traffic))])
+        return as_json(compile_node(Plan(topology, plan.contract, plan.materials, plan.hosts).node(node(id))))
+
+    before = dict(_leaves(compiled("")))
+    after = dict(_leaves(compiled(traffic)))
+    effect = {path: after.get(path) for path in {**before, **after} if before.get(path) != after.get(path)}
+    text = json.dumps(effect, indent=1, sort_keys=True) + "\n"
+    path = GOLDEN / f"{policy}.json"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number and text with its path; what has a name goes by it."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}/{key}")
+    elif isinstance(value, list):
+        for position, part in enumerate(value):
+            name = part.get("name", position) if isinstance(part, dict) else position
+            yield from _leaves(part, f"{path}/{name}")
+    else:
+        yield path, value
+
+
+def test_edge_takes_the_fault_header_away(plan: Plan, node: Callable[[str], Node]) -> None:
+    """Nobody outside forces a fault, unless the values let them."""
+
+    def removed(edge: str) -> list[str]:
+        topology = load([ValuesFile("values.yaml", f"{values('')}\nedge: {{{edge}}}")])
+        compiled = as_json(compile_node(Plan(topology, plan.contract, plan.materials).node(node("edge-0"))))
+        found: list[str] = compiled["rds"][0].get("request_headers_to_remove", [])
+        return found
+
+    assert removed("") == ["x-fault"]
+    assert removed("acceptFaultHeader: true") == []
+
+
+async def start(lab: Lab, *stores: str) -> None:
+    """Brings up `front` and these instances of `store`."""
+    await lab.report()
+    assert (await lab.apply(values(""))).applied
+    for id in (*stores, "front-0"):
+        await lab.app(id)
+        await lab.proxy(id, subset="canary" if "canary" in id else "stable")
+    for id in stores:
+        await lab.proxies[id].port()
+    assert not (await lab.report(*stores, wait=True)).waiting
+    await lab.healthy("front-0", *stores)
+
+
+async def test_policies_in_force(lab: Lab) -> None:
+    """Each edit takes effect at real sidecars, without a change of listeners."""
+    await start(lab, "store-0", "store-canary-0")
+    async with lab.proxies["front-0"].channel() as channel:
+        await faults(lab, channel)
+
+
+async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
+    """A header that matches forces the fault, at the subset named alone; a bad expression is Envoy's to refuse."""
+    listeners = await lab.proxies["store-0"].stat("listener_manager.listener_modified")
+    bad = "faults: {abort: {status: ABORTED}, header: {regex: '('}}"
+    refused = await lab.apply(values(bad))
+    assert not refused.applied
+    assert "missing )" in str(refused)
+    forced = "faults: {abort: {status: ABORTED}, header: {regex: 'a.*'}, subset: stable}"
+    assert (await lab.apply(values(forced))).applied
+    stable, asked = ("x-nourish-canary", "never"), ("x-fault", "abort")
+    assert await code(channel, GET, metadata=(stable, asked)) == Code.ABORTED
+    assert await call(channel, GET, metadata=(stable, ("x-fault", "no"))) == b"store-0"
+    assert await call(channel, GET, metadata=(("x-nourish-canary", "always"), asked)) == b"store-canary-0"
+    assert (await lab.apply(values("faults: {abort: {status: UNAVAILABLE}}"))).applied
+    lab.apps["store-0"].calls.clear()
+    assert await code(channel, GET, metadata=(stable,)) == Code.UNAVAILABLE
+    assert not lab.apps["store-0"].calls
+    assert (await lab.apply(values(""))).applied
+    assert await lab.proxies["store-0"].stat("listener_manager.listener_modified") == listeners
