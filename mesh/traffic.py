@@ -41,7 +41,26 @@ class Faults:
 
 
 @dataclass(frozen=True)
+class Outliers:
+    """When an instance that answers badly is left alone, for how long, and how many of a subset at most."""
+
+    consecutive_errors: int = 5
+    ejection_seconds: int = 5
+    max_ejection_seconds: int = 60
+    max_ejection_percent: int = 50
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """The percent of calls without side effects that the canary gets a copy of; nobody sees its answers."""
+
+    percent: int = 0
+
+
+@dataclass(frozen=True)
 class Traffic:
     """All of it; each part does nothing, or what is usual, unless the values say otherwise."""
 
     faults: Faults = field(default_factory=Faults)
+    outliers: Outliers = field(default_factory=Outliers)
+    mirror: Mirror = field(default_factory=Mirror)

@@ -1,7 +1,7 @@
 """`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
 
 Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
-that is being served: what is left of its deadline, its user's token, its request id, the canary and the fault it asks for.
+that is being served: what is left of its deadline, its user's token, its request id, the canary and fault it asks for.
 """
 
 from __future__ import annotations

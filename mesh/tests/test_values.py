@@ -8,7 +8,7 @@ import pytest
 
 from mesh.contract import Contract
 from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
-from mesh.traffic import Abort, Delay, FaultHeader, Faults, Traffic
+from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Traffic
 from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
 
 
@@ -36,9 +36,14 @@ services:
   food:
     traffic:
       faults: {delay: {milliseconds: 5, percent: 1}, abort: {status: ABORTED}, header: {regex: a.*}, subset: canary}
+      outliers: {consecutiveErrors: 1, ejectionSeconds: 2, maxEjectionSeconds: 3, maxEjectionPercent: 4}
+      mirror: {percent: 5}
+    canary: {replicas: 1}
 """
     faults = Faults(Delay(5, 1), Abort("ABORTED", 100), FaultHeader(regex="a.*"), "canary")
-    assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(faults)
+    assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(
+        faults, Outliers(1, 2, 3, 4), Mirror(5)
+    )
 
 
 def test_a_stanza_of_nothing_takes_all_defaults() -> None:
@@ -108,6 +113,11 @@ services:
             "services.food.traffic.faults.header: has exact and regex; it takes 1 of them",
         ),
         ("traffic: {faults: {header: {exact: a}}}", "services.food.traffic.faults: has a header but nothing to do"),
+        (
+            "traffic: {outliers: {ejectionSeconds: 61}}",
+            "services.food.traffic.outliers.maxEjectionSeconds: must be at least as long as the first, 61 s",
+        ),
+        ("traffic: {mirror: {percent: 5}}", "services.food.traffic.mirror.percent: the canary has no instance"),
         ("replicas: 0", "0.yaml:3: services.food.replicas: stable takes 100 % of the calls but has no instance"),
     ],
 )

@@ -60,6 +60,13 @@ def _traffic(service: Service) -> Iterator[tuple[Path, str]]:
     faults = service.traffic.faults
     if faults.header and not (faults.delay or faults.abort):
         yield (*path, "faults"), "has a header but nothing to do: add delay or abort"
+    outliers = service.traffic.outliers
+    if outliers.max_ejection_seconds < outliers.ejection_seconds:
+        fault = f"must be at least as long as the first, {outliers.ejection_seconds} s"
+        yield (*path, "outliers", "maxEjectionSeconds"), fault
+    if service.traffic.mirror.percent and not service.canary.replicas:
+        fault = "the canary has no instance to take the copies; set canary.replicas to 1 or more"
+        yield (*path, "mirror", "percent"), fault
 
 
 def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:

@@ -74,6 +74,7 @@ class Target:
     spiffe_id: str
     limits: Limits
     hosts: tuple[tuple[Host, ...], ...]
+    traffic: Traffic
 
     @property
     def name(self) -> str:
@@ -89,6 +90,7 @@ class Callee:
     methods: tuple[Method, ...]
     targets: tuple[Target, ...]
     weight: int
+    traffic: Traffic
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class Plan:
             methods=self.contract.methods.get(service.name, ()),
             targets=tuple(self._target(service, subset) for subset in present),
             weight=service.canary.weight,
+            traffic=service.traffic,
         )
 
     def _target(self, service: Service, subset: Subset) -> Target:
@@ -187,6 +190,7 @@ class Plan:
             spiffe_id=self.topology.spiffe_id(service.name),
             limits=service.limits,
             hosts=tuple(self._hosts(service.name, s) for s in (subset, *spare)),
+            traffic=service.traffic,
         )
 
     def _hosts(self, service: str, subset: Subset) -> tuple[Host, ...]:

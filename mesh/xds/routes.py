@@ -10,7 +10,7 @@ from mesh.contract import Method
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import APP
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, faults, rbac, retries, timeouts
+from mesh.xds.policies import canary, faults, mirroring, rbac, retries, timeouts
 
 INBOUND, EGRESS = "inbound", "egress"
 
@@ -43,6 +43,7 @@ def call(callee: Callee, method: Method) -> list[Route]:
     action = RouteAction()
     for policy in policies.EGRESS_ROUTE:
         action.MergeFrom(policy(method))
+    action.MergeFrom(mirroring.route(callee, method))
     return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
 
 

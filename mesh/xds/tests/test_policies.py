@@ -15,10 +15,10 @@ from mesh.values import ValuesFile, load
 from mesh.xds.plan import Node, Plan
 from mesh.xds.snapshot import as_json, compile_node
 from mesh.xds.tests.conftest import STORE
-from mesh.xds.tests.lab import Lab, call, code
+from mesh.xds.tests.lab import Lab, call, code, poll
 
 GOLDEN = Path(__file__).parent / "golden" / "policies"
-GET = f"/{STORE}/GetItem"
+GET, SWEEP = f"/{STORE}/GetItem", f"/{STORE}/Sweep"
 Code = grpc.StatusCode
 # By policy: the values of `store`'s traffic, and the proxy that they tell something.
 POLICIES = {
@@ -26,6 +26,11 @@ POLICIES = {
         "faults: {delay: {milliseconds: 50, percent: 10}, abort: {status: ABORTED}, header: {regex: a.*}}",
         "store-0",
     ),
+    "outliers": (
+        "outliers: {consecutiveErrors: 2, ejectionSeconds: 3, maxEjectionSeconds: 30, maxEjectionPercent: 20}",
+        "front-0",
+    ),
+    "mirroring": ("mirror: {percent: 25}", "front-0"),
 }
 
 
@@ -100,6 +105,7 @@ async def test_policies_in_force(lab: Lab) -> None:
     await start(lab, "store-0", "store-canary-0")
     async with lab.proxies["front-0"].channel() as channel:
         await faults(lab, channel)
+        await mirroring(lab, channel)
 
 
 async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
@@ -121,3 +127,23 @@ async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
     assert not lab.apps["store-0"].calls
     assert (await lab.apply(values(""))).applied
     assert await lab.proxies["store-0"].stat("listener_manager.listener_modified") == listeners
+
+
+async def mirroring(lab: Lab, channel: grpc.aio.Channel) -> None:
+    """The canary gets a copy of each call without side effects and of no other; the caller sees the stable answer."""
+    assert (await lab.apply(values("mirror: {percent: 100}"))).applied
+    stable, canary = (lab.apps[id].calls for id in ("store-0", "store-canary-0"))
+    stable.clear()
+    canary.clear()
+    never = (("x-nourish-canary", "never"),)
+    for path in (SWEEP, GET, GET):
+        assert await call(channel, path, metadata=never) == b"store-0"
+
+    async def copied() -> bool:
+        return len(canary) >= 2
+
+    await poll(copied)
+    assert [path for path, _ in stable] == [SWEEP, GET, GET]
+    assert [path for path, _ in canary] == [GET, GET]
+    assert await call(channel, GET, metadata=(("x-nourish-canary", "always"),)) == b"store-canary-0"
+    assert len(canary) == 3
