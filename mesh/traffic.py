@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 
@@ -58,9 +58,33 @@ class Mirror:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """So many calls a second for each instance, and so many at once after a pause."""
+
+    per_second: int = 1
+    burst: int = 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """By the rate class that the contract gives a method; none has no limit."""
+
+    read: Rate | None = None
+    search: Rate | None = None
+    write: Rate | None = None
+    heavy: Rate | None = None
+
+    @property
+    def limited(self) -> dict[str, Rate]:
+        """The classes that have a limit."""
+        return {f.name: rate for f in fields(self) if (rate := getattr(self, f.name))}
+
+
+@dataclass(frozen=True)
 class Traffic:
     """All of it; each part does nothing, or what is usual, unless the values say otherwise."""
 
     faults: Faults = field(default_factory=Faults)
     outliers: Outliers = field(default_factory=Outliers)
     mirror: Mirror = field(default_factory=Mirror)
+    rates: Rates = field(default_factory=Rates)

@@ -8,7 +8,7 @@ import pytest
 
 from mesh.contract import Contract
 from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
-from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Traffic
+from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Rate, Rates, Traffic
 from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
 
 
@@ -38,11 +38,12 @@ services:
       faults: {delay: {milliseconds: 5, percent: 1}, abort: {status: ABORTED}, header: {regex: a.*}, subset: canary}
       outliers: {consecutiveErrors: 1, ejectionSeconds: 2, maxEjectionSeconds: 3, maxEjectionPercent: 4}
       mirror: {percent: 5}
+      rates: {search: {perSecond: 6, burst: 7}, heavy: {perSecond: 8}}
     canary: {replicas: 1}
 """
     faults = Faults(Delay(5, 1), Abort("ABORTED", 100), FaultHeader(regex="a.*"), "canary")
     assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(
-        faults, Outliers(1, 2, 3, 4), Mirror(5)
+        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8))
     )
 
 

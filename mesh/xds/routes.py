@@ -10,7 +10,7 @@ from mesh.contract import Method
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import APP
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, faults, mirroring, rbac, retries, timeouts
+from mesh.xds.policies import canary, faults, mirroring, rate_limits, rbac, retries, timeouts
 
 INBOUND, EGRESS = "inbound", "egress"
 
@@ -27,7 +27,10 @@ def inbound(node: NodePlan) -> RouteConfiguration:
         Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=APP))
         for prefix in (rbac.HEALTH, rbac.REFLECTION)
     ]
-    return _config(INBOUND, [*methods, *support, refuse(404)])
+    config = _config(INBOUND, [*methods, *support, refuse(404)])
+    for name, setting in rate_limits.settings(node).items():
+        config.virtual_hosts[0].typed_per_filter_config[name].CopyFrom(setting)
+    return config
 
 
 def egress(node: NodePlan) -> RouteConfiguration:
@@ -60,6 +63,7 @@ def refuse(status: int) -> Route:
 def _to_app(node: NodePlan, method: Method) -> Route:
     action = RouteAction(cluster=APP)
     action.MergeFrom(timeouts.route(method))
+    action.rate_limits.extend(rate_limits.classes(node, method))
     return Route(
         name=method.path[1:],
         match=RouteMatch(path=method.path),

@@ -18,6 +18,7 @@ from mesh.xds.policies import (
     health_checks,
     jwt,
     outlier_detection,
+    rate_limits,
     rbac,
     retries,
     timeouts,
@@ -37,4 +38,10 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
 
 # HTTP filters of the inbound listener: who calls, on whose behalf, whether that user may, and then what may befall it.
-INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (rbac.peers, jwt.verify, rbac.scopes, faults.inject)
+INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (
+    rbac.peers,
+    jwt.verify,
+    rbac.scopes,
+    rate_limits.limit,
+    faults.inject,
+)

@@ -15,7 +15,7 @@ from mesh.values import ValuesFile, load
 from mesh.xds.plan import Node, Plan
 from mesh.xds.snapshot import as_json, compile_node
 from mesh.xds.tests.conftest import STORE
-from mesh.xds.tests.lab import Lab, call, code, poll
+from mesh.xds.tests.lab import Lab, call, code, poll, status
 
 GOLDEN = Path(__file__).parent / "golden" / "policies"
 GET, SWEEP = f"/{STORE}/GetItem", f"/{STORE}/Sweep"
@@ -30,6 +30,7 @@ POLICIES = {
         "outliers: {consecutiveErrors: 2, ejectionSeconds: 3, maxEjectionSeconds: 30, maxEjectionPercent: 20}",
         "front-0",
     ),
+    "rate_limits": ("rates: {read: {perSecond: 10, burst: 20}, heavy: {perSecond: 1}}", "store-0"),
     "mirroring": ("mirror: {percent: 25}", "front-0"),
 }
 
@@ -106,6 +107,7 @@ async def test_policies_in_force(lab: Lab) -> None:
     async with lab.proxies["front-0"].channel() as channel:
         await faults(lab, channel)
         await mirroring(lab, channel)
+        await rate_limits(lab, channel)
 
 
 async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
@@ -147,3 +149,15 @@ async def mirroring(lab: Lab, channel: grpc.aio.Channel) -> None:
     assert [path for path, _ in canary] == [GET, GET]
     assert await call(channel, GET, metadata=(("x-nourish-canary", "always"),)) == b"store-canary-0"
     assert len(canary) == 3
+
+
+async def rate_limits(lab: Lab, channel: grpc.aio.Channel) -> None:
+    """All methods of a class share a bucket; what does not fit in is told so; health checks do not count."""
+    assert (await lab.apply(values("rates: {read: {perSecond: 1, burst: 3}}"))).applied
+    never = (("x-nourish-canary", "never"),)
+    found = [await status(channel, path, metadata=never) for path in (GET, SWEEP) * 5]
+    assert set(found[:3]) == {Code.OK}
+    assert found.count(Code.RESOURCE_EXHAUSTED) >= 3
+    await lab.healthy("front-0", "store-0", "store-canary-0")
+    assert (await lab.apply(values("rates: {write: {perSecond: 1}}"))).applied
+    assert {await status(channel, GET, metadata=never) for _ in range(5)} == {Code.OK}
