@@ -88,3 +88,4 @@ class Traffic:
     outliers: Outliers = field(default_factory=Outliers)
     mirror: Mirror = field(default_factory=Mirror)
     rates: Rates = field(default_factory=Rates)
+    balancing: Literal["leastRequest", "roundRobin", "random", "ringHash"] = "leastRequest"

@@ -38,12 +38,13 @@ services:
       faults: {delay: {milliseconds: 5, percent: 1}, abort: {status: ABORTED}, header: {regex: a.*}, subset: canary}
       outliers: {consecutiveErrors: 1, ejectionSeconds: 2, maxEjectionSeconds: 3, maxEjectionPercent: 4}
       mirror: {percent: 5}
+      balancing: random
       rates: {search: {perSecond: 6, burst: 7}, heavy: {perSecond: 8}}
     canary: {replicas: 1}
 """
     faults = Faults(Delay(5, 1), Abort("ABORTED", 100), FaultHeader(regex="a.*"), "canary")
     assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(
-        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8))
+        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8)), "random"
     )
 
 

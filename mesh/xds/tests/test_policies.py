@@ -31,6 +31,7 @@ POLICIES = {
         "front-0",
     ),
     "rate_limits": ("rates: {read: {perSecond: 10, burst: 20}, heavy: {perSecond: 1}}", "store-0"),
+    "balancing": ("balancing: ringHash", "front-0"),
     "mirroring": ("mirror: {percent: 25}", "front-0"),
 }
 
@@ -108,6 +109,7 @@ async def test_policies_in_force(lab: Lab) -> None:
         await faults(lab, channel)
         await mirroring(lab, channel)
         await rate_limits(lab, channel)
+        await ring_hash(lab, channel)
 
 
 async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
@@ -161,3 +163,21 @@ async def rate_limits(lab: Lab, channel: grpc.aio.Channel) -> None:
     await lab.healthy("front-0", "store-0", "store-canary-0")
     assert (await lab.apply(values("rates: {write: {perSecond: 1}}"))).applied
     assert {await status(channel, GET, metadata=never) for _ in range(5)} == {Code.OK}
+
+
+async def ring_hash(lab: Lab, channel: grpc.aio.Channel) -> None:
+    """Calls of one key go to one instance, those of many keys to all; the instance does not see the key."""
+    await lab.app("store-1")
+    await lab.proxy("store-1")
+    await lab.report("store-0", "store-1", "store-canary-0", wait=True)
+    assert (await lab.apply(values("balancing: ringHash"))).applied
+    await lab.healthy("front-0", "store-0", "store-1", "store-canary-0")
+
+    async def taken_by(key: str) -> set[bytes]:
+        metadata = (("x-nourish-canary", "never"), ("x-nourish-key", key))
+        return {await call(channel, GET, metadata=metadata) for _ in range(3)}
+
+    by_key = [await taken_by(f"key {n}") for n in range(20)]
+    assert {len(names) for names in by_key} == {1}
+    assert set.union(*by_key) == {b"store-0", b"store-1"}
+    assert not any("x-nourish-key" in headers for _, headers in lab.apps["store-1"].calls)
