@@ -77,6 +77,7 @@ class Method:
     rate_class: str = "read"
     cache_seconds: float = 0.0
     hedge_seconds: float = 0.0
+    hash_key: str = ""  # the request's field by which calls are kept together, if the values balance so
     rest: tuple[RestBinding, ...] = ()
     client_streaming: bool = False
     server_streaming: bool = False
@@ -190,6 +191,7 @@ def _method(service: str, proto: descriptor_pb2.MethodDescriptorProto) -> Method
         rate_class=policy_pb2.RateClass.Name(rate_class).removeprefix("RATE_CLASS_").lower(),
         cache_seconds=_seconds(policy.cache_ttl),
         hedge_seconds=_seconds(policy.hedging.delay),
+        hash_key=policy.hash_key,
         rest=_bindings(proto),
         client_streaming=proto.client_streaming,
         server_streaming=proto.server_streaming,
@@ -219,7 +221,7 @@ def _method_problems(proto: descriptor_pb2.MethodDescriptorProto, fields: _Field
     """What policy.proto's comments forbid, a sentence each."""
     if not proto.options.HasExtension(policy_pb2.method):
         return ["has no policy: add option (nourish.mesh.v1.method)"]
-    return [*_policy_problems(proto), *_rest_problems(proto, fields)]
+    return [*_policy_problems(proto), *_hash_key_problems(proto, fields), *_rest_problems(proto, fields)]
 
 
 def _policy_problems(proto: descriptor_pb2.MethodDescriptorProto) -> list[str]:
@@ -251,6 +253,14 @@ def _policy_problems(proto: descriptor_pb2.MethodDescriptorProto) -> list[str]:
         (0 < delay < deadline or not hedged, "has a hedging delay that is not above 0 s and below the deadline"),
     )
     return [problem for holds, problem in rules if not holds]
+
+
+def _hash_key_problems(proto: descriptor_pb2.MethodDescriptorProto, fields: _Fields) -> Iterator[str]:
+    key = proto.options.Extensions[policy_pb2.method].hash_key
+    if key and proto.client_streaming:
+        yield "has a hash_key and streams its requests: there is no one request to take it from"
+    if key and fields.get(proto.input_type, {}).get(key) != "":
+        yield f"hash_key: {proto.input_type.lstrip('.')} has no scalar field {key!r}"
 
 
 def _rest_problems(proto: descriptor_pb2.MethodDescriptorProto, fields: _Fields) -> Iterator[str]:

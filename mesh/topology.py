@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Literal
 
+from mesh.traffic import Traffic
+
 Subset = Literal["stable", "canary"]
 SUBSETS: tuple[Subset, ...] = ("stable", "canary")
 EDGE = "edge"
@@ -48,6 +50,7 @@ class Service:
     canary: Canary = field(default_factory=Canary)
     database: ServiceDatabase | None = None
     limits: Limits = field(default_factory=Limits)
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:
@@ -67,11 +70,12 @@ class Instance:
 
 @dataclass(frozen=True)
 class Edge:
-    """The edge: its default port, instances, and the largest request body it takes (bytes)."""
+    """The edge: its default port, instances, the largest request body it takes (bytes), if clients may force faults."""
 
     port: int = 8080
     replicas: int = 1
     max_request_bytes: int = 1_048_576
+    accept_fault_header: bool = False
 
 
 @dataclass(frozen=True)

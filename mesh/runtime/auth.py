@@ -17,6 +17,7 @@ CERTIFICATE_HEADER = "x-forwarded-client-cert"
 REQUEST_ID_HEADER = "x-request-id"
 AUTHORIZATION_HEADER = "authorization"
 CANARY_HEADER = "x-nourish-canary"
+FAULT_HEADER = "x-fault"
 
 
 @dataclass(frozen=True, slots=True)

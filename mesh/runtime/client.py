@@ -1,24 +1,28 @@
 """`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
 
 Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
-that is being served: what is left of its deadline, its user's token, its request id, its canary choice.
+that is being served: what is left of its deadline, its user's token, its request id, the canary and fault it asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf import descriptor_pool
+from nourish.mesh.v1 import policy_pb2
 
 from mesh.runtime import auth
 from mesh.runtime.server import MAX_MESSAGE_BYTES
 from mesh.runtime.settings import required, settings
 
 Stub = TypeVar("Stub")
-_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER)
+_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
+_KEY_HEADER = "x-nourish-key"
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -53,17 +57,17 @@ class _PassingOn(grpc.aio.Channel):
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_unary(*args, **kwargs))
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), method)
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_stream(*args, **kwargs))
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), method)
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_unary(*args, **kwargs))
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs), method)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_stream(*args, **kwargs))
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs), method)
 
     async def __aenter__(self) -> _PassingOn:
         return self
@@ -84,13 +88,33 @@ class _PassingOn(grpc.aio.Channel):
         await self._channel.channel_ready()
 
 
-def _with_call_info(inner: Callable[..., Any]) -> Callable[..., Any]:
+@cache
+def _hash_field(path: str) -> str:
+    """The field of the request by which the contract keeps a method's calls together, or ""."""
+    try:
+        method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
+    except KeyError:  # no contract of ours
+        return ""
+    return str(method.GetOptions().Extensions[policy_pb2.method].hash_key)
+
+
+def _hash_key(field: str, request: Any) -> tuple[tuple[str, str], ...]:
+    """The header with a digest: a header holds no text of any language, and no log should hold this one."""
+    value = getattr(request, field) if field else None
+    return ((_KEY_HEADER, hashlib.blake2b(str(value).encode(), digest_size=8).hexdigest()),) if value else ()
+
+
+def _with_call_info(inner: Callable[..., Any], path: str) -> Callable[..., Any]:
+    field = _hash_field(path)
+
     def multicallable(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         info = auth.current.get()
         if info.deadline:
             left = max(info.deadline - asyncio.get_running_loop().time(), 0.0)
             timeout = left if timeout is None else min(timeout, left)
         passed = [(k, info.headers[k]) for k in _PASSED_ON if k in info.headers]
-        return inner(request, timeout=timeout, metadata=(*passed, *(metadata or ())), **kwargs)
+        return inner(
+            request, timeout=timeout, metadata=(*passed, *_hash_key(field, request), *(metadata or ())), **kwargs
+        )
 
     return multicallable

@@ -35,6 +35,7 @@ _KEPT = frozenset(
         auth.REQUEST_ID_HEADER,
         auth.AUTHORIZATION_HEADER,
         auth.CANARY_HEADER,
+        auth.FAULT_HEADER,
     }
 )
 

@@ -122,6 +122,8 @@ RULES: list[tuple[Callable[[], MethodDescriptorProto], str]] = [
     (lambda: method(hedging={"delay": {"seconds": 1}}, **PURE_ONLY), "hedged without NO_SIDE_EFFECTS"),
     (lambda: method(hedging={}), "hedging delay"),
     (lambda: method(hedging={"delay": {"seconds": 2}}), "below the deadline"),
+    (lambda: method(hash_key="nme"), "hash_key: nourish.shop.v1.Ask has no scalar field 'nme'"),
+    (lambda: method(hash_key="inner"), "no scalar field 'inner'"),
     (lambda: method(get="/api/v1/x", access="ACCESS_SERVICE"), "a REST binding and ACCESS_SERVICE"),
     (lambda: method(get="/v1/x"), "does not begin with /api/v1/"),
     (lambda: method(get="/health"), "does not begin with /api/v1/"),

@@ -8,6 +8,7 @@ import pytest
 
 from mesh.contract import Contract
 from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
+from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Rate, Rates, Traffic
 from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
 
 
@@ -27,6 +28,24 @@ def services(stanza: str) -> str:
 
 def test_our_own_values_hold_and_agree_with_our_contracts() -> None:
     assert check(load(read([CHART_VALUES])), Contract.read()) == []
+
+
+def test_traffic_reaches_the_model() -> None:
+    text = """
+services:
+  food:
+    traffic:
+      faults: {delay: {milliseconds: 5, percent: 1}, abort: {status: ABORTED}, header: {regex: a.*}, subset: canary}
+      outliers: {consecutiveErrors: 1, ejectionSeconds: 2, maxEjectionSeconds: 3, maxEjectionPercent: 4}
+      mirror: {percent: 5}
+      balancing: random
+      rates: {search: {perSecond: 6, burst: 7}, heavy: {perSecond: 8}}
+    canary: {replicas: 1}
+"""
+    faults = Faults(Delay(5, 1), Abort("ABORTED", 100), FaultHeader(regex="a.*"), "canary")
+    assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(
+        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8)), "random"
+    )
 
 
 def test_a_stanza_of_nothing_takes_all_defaults() -> None:
@@ -83,6 +102,24 @@ services:
         ("calls: [food]", "services.food.calls[0]: 'food' is the service itself"),
         ("calls: [edge]", "services.food.calls[0]: no service can call the edge"),
         ("canary: {weight: 5}", "services.food.canary.weight: canary takes 5 % of the calls but has no instance"),
+        (
+            "traffic:\n  faults:\n    delay: {percent: 5}",
+            "0.yaml:5: services.food.traffic.faults.delay: 'milliseconds' is",
+        ),
+        (
+            "traffic: {faults: {abort: {status: OK}}}",
+            "services.food.traffic.faults.abort.status: 'OK' is none of CANCELLED",
+        ),
+        (
+            "traffic: {faults: {abort: {}, header: {exact: a, regex: b}}}",
+            "services.food.traffic.faults.header: has exact and regex; it takes 1 of them",
+        ),
+        ("traffic: {faults: {header: {exact: a}}}", "services.food.traffic.faults: has a header but nothing to do"),
+        (
+            "traffic: {outliers: {ejectionSeconds: 61}}",
+            "services.food.traffic.outliers.maxEjectionSeconds: must be at least as long as the first, 61 s",
+        ),
+        ("traffic: {mirror: {percent: 5}}", "services.food.traffic.mirror.percent: the canary has no instance"),
         ("replicas: 0", "0.yaml:3: services.food.replicas: stable takes 100 % of the calls but has no instance"),
     ],
 )

@@ -6,10 +6,10 @@ The first file is the chart's own (`helm/values.yaml`), the others are laid over
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonschema import Draft7Validator
 
@@ -26,6 +26,7 @@ from mesh.topology import (
     Topology,
     did_you_mean,
 )
+from mesh.traffic import Traffic
 from mesh.values import layers, sense, strvals
 from mesh.values.layers import Node, Origin, YamlError
 from mesh.values.schema import Problem, find_problems, without
@@ -196,9 +197,20 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "calls": tuple(stanza.get("calls", ())),
         "canary": Canary(**_arguments(stanza.get("canary", {}))),
         "limits": Limits(**_arguments(stanza.get("limits", {}))),
+        "traffic": _made(Traffic, stanza.get("traffic", {})),
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
     }
     return Service(name, **{**_arguments(stanza), **known})
+
+
+def _made(kind: Any, values: dict[str, Any]) -> Any:
+    """A dataclass of the model, and those that it holds."""
+    hints = get_type_hints(kind)
+    arguments = _arguments(values)
+    for name, value in arguments.items():
+        if part := next((hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)), None):
+            arguments[name] = _made(part, value)
+    return kind(**arguments)
 
 
 def _arguments(values: dict[str, Any]) -> dict[str, Any]:

@@ -114,5 +114,6 @@ _FAULTS: dict[str, Callable[[Any, Any], str]] = {
     "maximum": lambda value, limit: f"{value} is more than the maximum of {limit}",
     "uniqueItems": lambda value, _: f"names {next(v for v in value if value.count(v) > 1)!r} twice",
     "required": lambda value, names: f"{next(name for name in names if name not in value)!r} is missing",
+    "maxProperties": lambda value, limit: f"has {' and '.join(value)}; it takes {limit} of them",
     "minProperties": lambda _value, _limit: "is empty",
 }

@@ -21,6 +21,7 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
         found += _calls(service, topology)
         if ("services", name) not in refused:
             found += _weights(service)
+            found += _traffic(service)
     others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
     if cycle := find_cycle(others):
         found.append((("services", cycle[-2], "calls"), f"form a cycle: {' -> '.join(cycle)}"))
@@ -52,6 +53,20 @@ def _weights(service: Service) -> Iterator[tuple[Path, str]]:
                 ("services", service.name, *keys[subset]),
                 f"{subset} takes {weights[subset]} % of the calls but has no instance; set {key} to 1 or more",
             )
+
+
+def _traffic(service: Service) -> Iterator[tuple[Path, str]]:
+    path: Path = ("services", service.name, "traffic")
+    faults = service.traffic.faults
+    if faults.header and not (faults.delay or faults.abort):
+        yield (*path, "faults"), "has a header but nothing to do: add delay or abort"
+    outliers = service.traffic.outliers
+    if outliers.max_ejection_seconds < outliers.ejection_seconds:
+        fault = f"must be at least as long as the first, {outliers.ejection_seconds} s"
+        yield (*path, "outliers", "maxEjectionSeconds"), fault
+    if service.traffic.mirror.percent and not service.canary.replicas:
+        fault = "the canary has no instance to take the copies; set canary.replicas to 1 or more"
+        yield (*path, "mirror", "percent"), fault
 
 
 def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:

@@ -7,6 +7,7 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from mesh.xds import pb
 from mesh.xds.plan import Host, NodePlan, Target
+from mesh.xds.policies import balancing
 
 # Calls leave a priority only when nothing in it is healthy. Envoy's 140 % would send part of the stable subset's calls
 # to the canary as soon as fewer than 72 % of the stable instances are well.
@@ -23,7 +24,9 @@ def assignments(node: NodePlan) -> list[endpoint_pb2.ClusterLoadAssignment]:
 def assignment(target: Target) -> endpoint_pb2.ClusterLoadAssignment:
     """The instances of a subset at priority 0, and those that it fails over to behind them."""
     localities = [
-        endpoint_components_pb2.LocalityLbEndpoints(priority=priority, lb_endpoints=[_endpoint(h) for h in hosts])
+        endpoint_components_pb2.LocalityLbEndpoints(
+            priority=priority, lb_endpoints=[_endpoint(target, h) for h in hosts]
+        )
         for priority, hosts in enumerate(target.hosts)
     ]
     return endpoint_pb2.ClusterLoadAssignment(
@@ -42,9 +45,10 @@ def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
     )
 
 
-def _endpoint(host: Host) -> endpoint_components_pb2.LbEndpoint:
+def _endpoint(target: Target, host: Host) -> endpoint_components_pb2.LbEndpoint:
     address = pb.tcp(host.address, host.port)
     return endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance),
         health_status=HEALTH.get(host.health, health_check_pb2.UNKNOWN),
+        metadata=balancing.endpoint(target, host),
     )

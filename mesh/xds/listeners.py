@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import CONNECTION_WINDOW, STREAM_WINDOW
 from mesh.xds.plan import NodePlan
-from mesh.xds.policies import access_log, headers, local_replies, tls
+from mesh.xds.policies import access_log, balancing, headers, local_replies, tls
 from mesh.xds.routes import EGRESS, INBOUND
 
 HCM = "envoy.filters.network.http_connection_manager"
@@ -46,20 +46,20 @@ def inbound(node: NodePlan) -> listener_pb2.Listener:
 
 def egress(node: NodePlan) -> listener_pb2.Listener:
     """From the application beside this proxy, on a Unix socket that only its user may open."""
-    http = _http(EGRESS, [])
+    http = _http(EGRESS, [], kept=(balancing.KEY,))
     http.local_reply_config.CopyFrom(local_replies.egress())
     http.access_log.append(access_log.log(EGRESS))
     return listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])
 
 
-def _http(name: str, filters: list[Any | None]) -> HttpConnectionManager:
+def _http(name: str, filters: list[Any | None], kept: tuple[str, ...] = ()) -> HttpConnectionManager:
     router = pb.http_filter("envoy.filters.http.router", router_pb2.Router(suppress_envoy_headers=True))
     return HttpConnectionManager(
         stat_prefix=name,
         codec_type=HttpConnectionManager.CodecType.HTTP2,
         rds=Rds(config_source=pb.ads(), route_config_name=name),
         http_filters=[*(f for f in filters if f is not None), router],
-        early_header_mutation_extensions=[headers.strip()],
+        early_header_mutation_extensions=[headers.strip(kept=kept)],
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
             max_concurrent_streams=pb.uint32(MAX_STREAMS),
             initial_stream_window_size=pb.uint32(STREAM_WINDOW),

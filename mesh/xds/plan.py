@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2, json_format
 
 from mesh.contract import Contract, Method
 from mesh.topology import EDGE, SUBSETS, Edge, Limits, Service, Subset, Topology
+from mesh.traffic import Traffic
 
 
 class PlanError(Exception):
@@ -75,6 +76,7 @@ class Target:
     spiffe_id: str
     limits: Limits
     hosts: tuple[tuple[Host, ...], ...]
+    traffic: Traffic
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ class Callee:
     methods: tuple[Method, ...]
     targets: tuple[Target, ...]
     weight: int
+    traffic: Traffic
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class NodePlan:
     node: Node
     methods: tuple[Method, ...]  # what the application behind it serves
     limits: Limits
+    traffic: Traffic
     callers: tuple[str, ...]
     edge_id: str
     trust_prefix: str  # every identity of this mesh starts with it
@@ -155,6 +159,7 @@ class Plan:
             node=node,
             methods=self.contract.methods.get(node.service, ()),
             limits=service.limits,
+            traffic=service.traffic,
             callers=tuple(map(self.topology.spiffe_id, self.topology.callers.get(node.service, ()))),
             edge_id=self.topology.spiffe_id(EDGE),
             trust_prefix=self.topology.spiffe_id(""),
@@ -175,6 +180,7 @@ class Plan:
             methods=self.contract.methods.get(service.name, ()),
             targets=tuple(self._target(service, subset) for subset in present),
             weight=service.canary.weight,
+            traffic=service.traffic,
         )
 
     def _target(self, service: Service, subset: Subset) -> Target:
@@ -186,6 +192,7 @@ class Plan:
             spiffe_id=self.topology.spiffe_id(service.name),
             limits=service.limits,
             hosts=tuple(self._hosts(service.name, s) for s in (subset, *spare)),
+            traffic=service.traffic,
         )
 
     def _hosts(self, service: str, subset: Subset) -> tuple[Host, ...]:

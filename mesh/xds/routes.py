@@ -10,7 +10,7 @@ from mesh.contract import Method
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import APP, SUPPORT
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, rbac, retries, timeouts
+from mesh.xds.policies import canary, faults, mirroring, rate_limits, rbac, retries, timeouts
 
 INBOUND, EGRESS = "inbound", "egress"
 
@@ -22,12 +22,15 @@ def routes(node: NodePlan) -> list[RouteConfiguration]:
 
 def inbound(node: NodePlan) -> RouteConfiguration:
     """To the application: its own methods, health and reflection. Who may use which is RBAC's matter."""
-    methods = [_to_app(method) for method in node.methods]
+    methods = [_to_app(node, method) for method in node.methods]
     support = [
         Route(name=prefix.strip("/"), match=RouteMatch(prefix=prefix), route=RouteAction(cluster=SUPPORT))
         for prefix in (rbac.HEALTH, rbac.REFLECTION)
     ]
-    return _config(INBOUND, [*methods, *support, refuse(404)])
+    config = _config(INBOUND, [*methods, *support, refuse(404)])
+    for name, setting in rate_limits.settings(node).items():
+        config.virtual_hosts[0].typed_per_filter_config[name].CopyFrom(setting)
+    return config
 
 
 def egress(node: NodePlan) -> RouteConfiguration:
@@ -43,6 +46,7 @@ def call(callee: Callee, method: Method) -> list[Route]:
     action = RouteAction()
     for policy in policies.EGRESS_ROUTE:
         action.MergeFrom(policy(method))
+    action.MergeFrom(mirroring.route(callee, method))
     return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
 
 
@@ -56,10 +60,16 @@ def refuse(status: int) -> Route:
     )
 
 
-def _to_app(method: Method) -> Route:
+def _to_app(node: NodePlan, method: Method) -> Route:
     action = RouteAction(cluster=APP)
     action.MergeFrom(timeouts.route(method))
-    return Route(name=method.path[1:], match=RouteMatch(path=method.path), route=action)
+    action.rate_limits.extend(rate_limits.classes(node, method))
+    return Route(
+        name=method.path[1:],
+        match=RouteMatch(path=method.path),
+        route=action,
+        typed_per_filter_config=faults.settings(node),
+    )
 
 
 def _config(name: str, routes: list[Route]) -> RouteConfiguration:

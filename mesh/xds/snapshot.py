@@ -150,7 +150,8 @@ def _dangling(cds: list[Any], eds: list[Any], lds: list[Any], rds: list[Any]) ->
 def _destinations(rds: list[Any]) -> set[str]:
     actions = [r.route for config in rds for host in config.virtual_hosts for r in host.routes if r.HasField("route")]
     single = {a.cluster for a in actions if a.cluster and not a.cluster_not_found_response_code}
-    return single | {c.name for a in actions for c in a.weighted_clusters.clusters}
+    mirrors = {mirror.cluster for a in actions for mirror in a.request_mirror_policies}
+    return single | mirrors | {c.name for a in actions for c in a.weighted_clusters.clusters}
 
 
 def _connection_managers(lds: list[Any]) -> list[Any]:

@@ -131,6 +131,30 @@ async def test_an_outgoing_call_passes_on_request_id_and_keeps_the_others_reason
     assert found["RequestInfo"].request_id == "r-2"
 
 
+async def test_an_outgoing_call_says_its_key_and_the_fault_that_is_asked_for():
+    """Equal requests have equal keys, which do not show what they are made of."""
+    seen = []
+
+    class Inner(Foods):
+        async def GetFood(self, request, context):
+            seen.append(dict(context.invocation_metadata()))
+            return food_pb2.Food(name=request.name)
+
+    class Outer(Foods):
+        async def GetFood(self, request, context):
+            return await self.downstream.GetFood(request)
+
+    async with serve_in_memory(Inner()) as inner:
+        async with serve_in_memory(Outer(food_pb2_grpc.FoodServiceStub(inner))) as outer:
+            stub = food_pb2_grpc.FoodServiceStub(outer)
+            for name in ("foods/a", "foods/b", "foods/a"):
+                await stub.GetFood(food_pb2.GetFoodRequest(name=name), metadata=(("x-fault", "slow"),))
+    first, second, third = (metadata["x-nourish-key"] for metadata in seen)
+    assert first == third != second
+    assert "foods" not in first
+    assert {metadata["x-fault"] for metadata in seen} == {"slow"}
+
+
 async def test_health_answers_for_the_process_and_for_each_service():
     async with serve_in_memory(Foods()) as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -21,7 +21,7 @@ from mesh.xds import pb, policies
 from mesh.xds.clusters import APP
 from mesh.xds.edge import filters
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, jwt, rbac, retries, timeouts
+from mesh.xds.policies import canary, faults, jwt, mirroring, rbac, retries, timeouts
 
 EDGE = "edge"
 # A page of another site, also one that has this address under its own name (DNS rebinding), finds nothing here.
@@ -46,6 +46,7 @@ def edge_routes(node: NodePlan) -> RouteConfiguration:
         name=EDGE,
         virtual_hosts=[known, strangers],
         validate_clusters=pb.false(),
+        request_headers_to_remove=faults.from_outside(node),
         response_headers_to_remove=retries.SIGNS,
     )
 
@@ -54,6 +55,7 @@ def _call(callee: Callee, method: Method) -> list[Route]:
     action = RouteAction()
     for policy in policies.EGRESS_ROUTE:
         action.MergeFrom(policy(method))
+    action.MergeFrom(mirroring.route(callee, method))
     return canary.routes(callee, _route(method), action)
 
 

@@ -15,9 +15,11 @@ from mesh.xds.policies import (
     balancing,
     call_stats,
     circuit_breakers,
+    faults,
     health_checks,
     jwt,
     outlier_detection,
+    rate_limits,
     rbac,
     retries,
     tap,
@@ -35,13 +37,15 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 )
 
 # Fragments of envoy.config.route.v3.RouteAction, for every method that a sidecar calls.
-EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route)
+EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route, balancing.route)
 
-# HTTP filters of the inbound listener: who calls, on whose behalf, and whether that user may.
+# HTTP filters of the inbound listener: who calls, on whose behalf, whether that user may, and then what may befall it.
 INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (
     rbac.peers,
     jwt.verify,
     rbac.scopes,
+    rate_limits.limit,
+    call_stats.filter,  # what is refused before it is no call of the application's; a fault on purpose counts as one
     tap.calls,
-    call_stats.filter,  # last: what is refused before it is no call of the application's
+    faults.inject,
 )

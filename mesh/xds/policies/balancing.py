@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3.route_components_pb2 import RouteAction
 from envoy.type.v3 import percent_pb2
+from google.protobuf import wrappers_pb2
 
+from mesh.contract import Method
 from mesh.xds import pb
-from mesh.xds.plan import NodePlan, Target
+from mesh.xds.plan import Host, NodePlan, Target
 
 # Panic: with no healthy instance at all Envoy still tries one rather than refuse, since the check, not the service, may
 # be at fault; above that it never sends to an instance known to be bad (its own 50 % would, in a cluster of three).
 PANIC_BELOW_PERCENT = 1
+# A digest of the request's `hash_key`, from the caller's application; no sidecar passes it on.
+KEY = "x-nourish-key"
+# At least 150 points for each of the 100 instances that the values allow a subset. It does not follow the number of
+# instances, for then each new instance would change the cluster itself.
+RING_SIZE = 16_384
+POLICIES = {
+    "leastRequest": cluster_pb2.Cluster.LbPolicy.LEAST_REQUEST,
+    "roundRobin": cluster_pb2.Cluster.LbPolicy.ROUND_ROBIN,
+    "random": cluster_pb2.Cluster.LbPolicy.RANDOM,
+    "ringHash": cluster_pb2.Cluster.LbPolicy.RING_HASH,
+}
 
 
 def cluster(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
-    """Least requests under way, among the instances that are well."""
-    return cluster_pb2.Cluster(
-        lb_policy=cluster_pb2.Cluster.LbPolicy.LEAST_REQUEST,
+    """As the values say, by default the least requests under way, among the instances that are well."""
+    found = cluster_pb2.Cluster(
+        lb_policy=POLICIES[target.traffic.balancing],
         common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
             healthy_panic_threshold=percent_pb2.Percent(value=PANIC_BELOW_PERCENT),
             # Envoy holds back changes of health for up to a second, to merge them. With instances by the ten that saves
@@ -26,3 +41,24 @@ def cluster(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
         # A withdrawn instance gets no new call, even if it still passes its health check: it is about to stop.
         ignore_health_on_host_removal=True,
     )
+    if target.traffic.balancing == "ringHash":
+        ring = cluster_pb2.Cluster.RingHashLbConfig(minimum_ring_size=wrappers_pb2.UInt64Value(value=RING_SIZE))
+        found.ring_hash_lb_config.CopyFrom(ring)
+    return found
+
+
+def endpoint(target: Target, host: Host) -> base_pb2.Metadata | None:
+    """Where on the ring an instance stands: by its name, for its port may be another after a restart."""
+    if target.traffic.balancing != "ringHash":
+        return None
+    metadata = base_pb2.Metadata()
+    metadata.filter_metadata["envoy.lb"].update({"hash_key": host.instance})
+    return metadata
+
+
+def route(method: Method) -> RouteAction:
+    """What is hashed, where the contract names it; other kinds of balancing pass it over."""
+    if not method.hash_key:
+        return RouteAction()
+    header = RouteAction.HashPolicy.Header(header_name=KEY)
+    return RouteAction(hash_policy=[RouteAction.HashPolicy(header=header)])

@@ -31,6 +31,8 @@ def routes(callee: Callee, base: Route, action: RouteAction) -> list[Route]:
 
 def _forced(base: Route, action: RouteAction, value: str, target: Target) -> Route:
     route = _route(base, action, cluster=target.name)
+    if target.subset == "canary":
+        del route.route.request_mirror_policies[:]  # it has the call itself
     route.match.headers.append(pb.header_is(HEADER, pb.exact(value)))
     return route
 

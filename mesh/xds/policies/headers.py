@@ -14,20 +14,24 @@ OURS = "x-nourish-"
 ENGINE = "x-envoy-"
 
 
-def strip(*more_prefixes: str, names: tuple[str, ...] = ()) -> extension_pb2.TypedExtensionConfig:
-    """Removes `x-envoy-*`, `x-nourish-*` (but the canary header), headers of these prefixes, and these names."""
-    kept = canary.HEADER.removeprefix(OURS)
+def strip(
+    *more_prefixes: str, names: tuple[str, ...] = (), kept: tuple[str, ...] = ()
+) -> extension_pb2.TypedExtensionConfig:
+    """Removes `x-envoy-*`, `x-nourish-*` (but for canary and `kept`), headers of these prefixes, and these names."""
+    words = [name.removeprefix(OURS) for name in (canary.HEADER, *kept)]
     matchers = [pb.prefix(p) for p in (ENGINE, *more_prefixes)]
-    matchers.append(string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=OURS + all_but(kept))))
+    matchers.append(string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=OURS + all_but(*words))))
     mutations = [HeaderMutation(remove_on_match=HeaderMutation.RemoveOnMatch(key_matcher=m)) for m in matchers]
     mutations += [HeaderMutation(remove=name) for name in names]
     config = header_mutation_pb2.HeaderMutation(mutations=mutations)
     return extension_pb2.TypedExtensionConfig(name="strip", typed_config=pb.pack(config))
 
 
-def all_but(word: str) -> str:
-    """An RE2 expression (which has no look-ahead) for every text but `word`, the empty one too."""
-    pattern = ".+"
-    for letter in reversed(word):
-        pattern = f"(?:[^{letter}].*|{letter}{pattern})?"
-    return pattern
+def all_but(*words: str) -> str:
+    """An RE2 expression (which has no look-ahead) for every text but these words, the empty one too."""
+    letters = sorted({word[0] for word in words if word})
+    if not letters:
+        return ".+" if words else ".*"
+    branches = [letter + all_but(*(word[1:] for word in words if word.startswith(letter))) for letter in letters]
+    pattern = f"(?:[^{''.join(letters)}].*|{'|'.join(branches)})"
+    return pattern if "" in words else f"{pattern}?"

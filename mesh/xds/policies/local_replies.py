@@ -25,6 +25,7 @@ SENTENCES = {
     403: "This caller may not use this method.",
     404: "There is no such method.",
     408: "The deadline passed.",
+    429: "The service takes no more such calls now; try again later.",
     503: "The service cannot be reached now.",
     504: "The deadline passed.",
 }

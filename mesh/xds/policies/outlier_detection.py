@@ -14,18 +14,20 @@ from mesh.xds.plan import NodePlan, Target
 
 
 def cluster(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
-    """Five failures in a row: out for 5 s, longer each time, one instance at least and half of them at most."""
+    """So many failures in a row: out for a while, longer each time; one instance at least, and a share at most."""
+    values = target.traffic.outliers
+    errors = pb.uint32(values.consecutive_errors)
     return cluster_pb2.Cluster(
         outlier_detection=OutlierDetection(
-            consecutive_5xx=pb.uint32(5),
-            consecutive_gateway_failure=pb.uint32(5),
+            consecutive_5xx=errors,
+            consecutive_gateway_failure=errors,
             enforcing_consecutive_gateway_failure=pb.uint32(100),
             split_external_local_origin_errors=True,
-            consecutive_local_origin_failure=pb.uint32(5),
+            consecutive_local_origin_failure=errors,
             interval=pb.seconds(1),
-            base_ejection_time=pb.seconds(5),
-            max_ejection_time=pb.seconds(60),
-            max_ejection_percent=pb.uint32(50),
+            base_ejection_time=pb.seconds(values.ejection_seconds),
+            max_ejection_time=pb.seconds(values.max_ejection_seconds),
+            max_ejection_percent=pb.uint32(values.max_ejection_percent),
             # The defaults never eject in a cluster of three or fewer: 50 % of them is less than one after the first.
             always_eject_one_host=pb.true(),
             # It was ejected for its answers: that it still passes its health check is no news.

@@ -43,6 +43,7 @@ def contract() -> Contract:
                     STORE,
                     "GetItem",
                     idempotency="no_side_effects",
+                    hash_key="name",
                     rest=(RestBinding("GET", "/api/v1/{name=items/*}"),),
                 ),
                 _method(

@@ -236,6 +236,15 @@ async def call(channel: grpc.aio.Channel, path: str, request: bytes = b"", **opt
     return await channel.unary_unary(path)(request, **{"timeout": 10, **options})
 
 
+async def status(channel: grpc.aio.Channel, path: str, **options: Any) -> grpc.StatusCode:
+    """How a call ends."""
+    try:
+        await call(channel, path, **options)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
 async def code(channel: grpc.aio.Channel, path: str, **options: Any) -> grpc.StatusCode:
     """How a call that must fail fails."""
     try:

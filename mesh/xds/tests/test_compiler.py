@@ -134,6 +134,13 @@ def test_all_but_one_word(text: str) -> None:
     assert bool(re.fullmatch(headers.all_but("canary"), text)) == (text != "canary")
 
 
+@given(st.text("kaey", max_size=5))
+def test_all_but_several_words(text: str) -> None:
+    """Also of words that begin alike, or begin one another."""
+    words = ("key", "kay", "ke")
+    assert bool(re.fullmatch(headers.all_but(*words), text)) == (text not in words)
+
+
 @pytest.mark.parametrize("text", ["", "c", "canar", "canary", "canaryy", "user", "canary-x", "scopes"])
 def test_canary_header_alone_is_kept(text: str) -> None:
     assert bool(re.fullmatch(headers.all_but("canary"), text)) == (text != "canary")

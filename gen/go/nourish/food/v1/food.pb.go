@@ -969,10 +969,10 @@ const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\x10SOURCE_SR_LEGACY\x10\x02\x12\x11\n" +
 	"\rSOURCE_SURVEY\x10\x03\x12\x12\n" +
 	"\x0eSOURCE_BRANDED\x10\x04\x12\x0f\n" +
-	"\vSOURCE_USER\x10\x052\xc0\b\n" +
-	"\vFoodService\x12w\n" +
-	"\aGetFood\x12\x1f.nourish.food.v1.GetFoodRequest\x1a\x15.nourish.food.v1.Food\"4\xdaA\x04name\xa2\xbb\x18\b\n" +
-	"\x02\b\x02\x10\x01 \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/{name=foods/*}\x90\x02\x01\x12{\n" +
+	"\vSOURCE_USER\x10\x052\xc6\b\n" +
+	"\vFoodService\x12}\n" +
+	"\aGetFood\x12\x1f.nourish.food.v1.GetFoodRequest\x1a\x15.nourish.food.v1.Food\":\xdaA\x04name\xa2\xbb\x18\x0e\n" +
+	"\x02\b\x02\x10\x01 \x01:\x04name\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/{name=foods/*}\x90\x02\x01\x12{\n" +
 	"\tListFoods\x12!.nourish.food.v1.ListFoodsRequest\x1a\".nourish.food.v1.ListFoodsResponse\"'\xdaA\x00\xa2\xbb\x18\b\n" +
 	"\x02\b\x02\x10\x01 \x01\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/foods\x90\x02\x01\x12\x8d\x01\n" +
 	"\vSearchFoods\x12#.nourish.food.v1.SearchFoodsRequest\x1a$.nourish.food.v1.SearchFoodsResponse\"3\xdaA\x05query\xa2\xbb\x18\b\n" +

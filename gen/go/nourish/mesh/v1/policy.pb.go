@@ -204,7 +204,10 @@ type MethodPolicy struct {
 	// How long a shared cache may keep an answer. Only valid with NO_SIDE_EFFECTS and ACCESS_PUBLIC.
 	CacheTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=cache_ttl,json=cacheTtl,proto3" json:"cache_ttl,omitempty"`
 	// Hedge slow attempts. Only valid with NO_SIDE_EFFECTS.
-	Hedging       *Hedging `protobuf:"bytes,6,opt,name=hedging,proto3" json:"hedging,omitempty"`
+	Hedging *Hedging `protobuf:"bytes,6,opt,name=hedging,proto3" json:"hedging,omitempty"`
+	// The field of the request, a singular scalar, by which `balancing: ringHash` in the values keeps calls together: equal
+	// values go to the same instance. A caller tells its sidecar so with a digest of it in `x-nourish-key`.
+	HashKey       string `protobuf:"bytes,7,opt,name=hash_key,json=hashKey,proto3" json:"hash_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +282,13 @@ func (x *MethodPolicy) GetHedging() *Hedging {
 		return x.Hedging
 	}
 	return nil
+}
+
+func (x *MethodPolicy) GetHashKey() string {
+	if x != nil {
+		return x.HashKey
+	}
+	return ""
 }
 
 // The policy of one service.
@@ -439,7 +449,7 @@ const file_nourish_mesh_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"\x1cnourish/mesh/v1/policy.proto\x12\x0fnourish.mesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\":\n" +
 	"\aHedging\x12/\n" +
-	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\"\xb5\x02\n" +
+	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\"\xd0\x02\n" +
 	"\fMethodPolicy\x125\n" +
 	"\bdeadline\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12/\n" +
 	"\x06access\x18\x02 \x01(\x0e2\x17.nourish.mesh.v1.AccessR\x06access\x12\x16\n" +
@@ -447,7 +457,8 @@ const file_nourish_mesh_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"rate_class\x18\x04 \x01(\x0e2\x1a.nourish.mesh.v1.RateClassR\trateClass\x126\n" +
 	"\tcache_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bcacheTtl\x122\n" +
-	"\ahedging\x18\x06 \x01(\v2\x18.nourish.mesh.v1.HedgingR\ahedging\")\n" +
+	"\ahedging\x18\x06 \x01(\v2\x18.nourish.mesh.v1.HedgingR\ahedging\x12\x19\n" +
+	"\bhash_key\x18\a \x01(\tR\ahashKey\")\n" +
 	"\rServicePolicy\x12\x18\n" +
 	"\asummary\x18\x01 \x01(\tR\asummary\"G\n" +
 	"\vFieldPolicy\x12\x1c\n" +

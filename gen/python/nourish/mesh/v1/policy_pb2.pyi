@@ -120,10 +120,15 @@ class MethodPolicy(_message.Message):
     RATE_CLASS_FIELD_NUMBER: _builtins.int
     CACHE_TTL_FIELD_NUMBER: _builtins.int
     HEDGING_FIELD_NUMBER: _builtins.int
+    HASH_KEY_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """Who may use the method. Required."""
     rate_class: Global___RateClass.ValueType
     """What a call counts as for rate limits."""
+    hash_key: _builtins.str
+    """The field of the request, a singular scalar, by which `balancing: ringHash` in the values keeps calls together: equal
+    values go to the same instance. A caller tells its sidecar so with a digest of it in `x-nourish-key`.
+    """
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """The longest a call may take, from the caller's send to its answer. Required; at most 5 minutes."""
@@ -149,10 +154,11 @@ class MethodPolicy(_message.Message):
         rate_class: Global___RateClass.ValueType = ...,
         cache_ttl: _duration_pb2.Duration | None = ...,
         hedging: Global___Hedging | None = ...,
+        hash_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ttl", b"cache_ttl", "deadline", b"deadline", "hedging", b"hedging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cache_ttl", b"cache_ttl", "deadline", b"deadline", "hedging", b"hedging", "rate_class", b"rate_class", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cache_ttl", b"cache_ttl", "deadline", b"deadline", "hash_key", b"hash_key", "hedging", b"hedging", "rate_class", b"rate_class", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
