@@ -17,6 +17,7 @@ from mesh.xds.policies import (
     circuit_breakers,
     faults,
     health_checks,
+    hedging,
     jwt,
     outlier_detection,
     rate_limits,
@@ -37,7 +38,7 @@ CLUSTER: tuple[Callable[[NodePlan, Target], Any], ...] = (
 )
 
 # Fragments of envoy.config.route.v3.RouteAction, for every method that a sidecar calls.
-EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route, balancing.route)
+EGRESS_ROUTE: tuple[Callable[[Method], Any], ...] = (timeouts.route, retries.route, hedging.route, balancing.route)
 
 # HTTP filters of the inbound listener: who calls, on whose behalf, whether that user may, and then what may befall it.
 INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from mesh.contract import Contract
 from mesh.values import ValuesFile, load
 from mesh.xds.plan import Node, Plan
 from mesh.xds.snapshot import as_json, compile_node
 from mesh.xds.tests.conftest import STORE
-from mesh.xds.tests.lab import Lab, call, code, poll, status
+from mesh.xds.tests.lab import Handler, Lab, call, code, poll, status
 
 GOLDEN = Path(__file__).parent / "golden" / "policies"
 GET, SWEEP = f"/{STORE}/GetItem", f"/{STORE}/Sweep"
 Code = grpc.StatusCode
+PEEK = f"/{STORE}/Peek"
 # By policy: the values of `store`'s traffic, and the proxy that they tell something.
 POLICIES = {
     "faults": (
@@ -36,6 +40,13 @@ POLICIES = {
 }
 
 
+@pytest.fixture(scope="session")
+def contract(contract: Contract) -> Contract:
+    """The small mesh's, with a method that is hedged. `plan` may hold the other one: it is made once for all files."""
+    peek = replace(contract.method(GET), name="Peek", path=PEEK, rest=(), hedge_seconds=0.2, deadline_seconds=10.0)
+    return Contract({**contract.methods, "store": (*contract.methods["store"], peek)}, contract.descriptors)
+
+
 def values(traffic: str) -> str:
     return f"""
 services:
@@ -45,13 +56,13 @@ services:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_adds_what_its_golden_says(policy: str, plan: Plan, node: Callable[[str], Node]) -> None:
+def test_adds_what_its_golden_says(policy: str, plan: Plan, contract: Contract, node: Callable[[str], Node]) -> None:
     """A policy changes what its golden lists, and nothing else."""
     traffic, id = POLICIES[policy]
 
     def compiled(traffic: str) -> dict[str, Any]:
         topology = load([ValuesFile("values.yaml", values(traffic))])
-        return as_json(compile_node(Plan(topology, plan.contract, plan.materials, plan.hosts).node(node(id))))
+        return as_json(compile_node(Plan(topology, contract, plan.materials, plan.hosts).node(node(id))))
 
     before = dict(_leaves(compiled("")))
     after = dict(_leaves(compiled(traffic)))
@@ -110,6 +121,7 @@ async def test_policies_in_force(lab: Lab) -> None:
         await mirroring(lab, channel)
         await rate_limits(lab, channel)
         await ring_hash(lab, channel)
+        await hedging(lab, channel)
 
 
 async def faults(lab: Lab, channel: grpc.aio.Channel) -> None:
@@ -181,3 +193,28 @@ async def ring_hash(lab: Lab, channel: grpc.aio.Channel) -> None:
     assert {len(names) for names in by_key} == {1}
     assert set.union(*by_key) == {b"store-0", b"store-1"}
     assert not any("x-nourish-key" in headers for _, headers in lab.apps["store-1"].calls)
+
+
+async def hedging(lab: Lab, channel: grpc.aio.Channel) -> None:
+    """When the first attempt is slow another instance gets a second one, whose answer the caller gets."""
+    tried: list[str] = []
+    ended = asyncio.Event()
+
+    def handler(id: str) -> Handler:
+        async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            tried.append(id)
+            if len(tried) == 1:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+            return id.encode()
+
+        return answer
+
+    for id in ("store-0", "store-1"):
+        lab.apps[id].handler = handler(id)
+    answer = await call(channel, PEEK, metadata=(("x-nourish-canary", "never"),))
+    assert len(tried) == 2
+    assert answer.decode() == tried[1] != tried[0]
+    await asyncio.wait_for(ended.wait(), 10)
