@@ -14,11 +14,12 @@ import grpc
 import pytest
 
 from mesh.contract import Contract
+from mesh.topology import Topology
 from mesh.values import ValuesFile, load
-from mesh.xds.plan import Node, Plan
+from mesh.xds.plan import Host, Materials, Node, Plan
 from mesh.xds.snapshot import as_json, compile_node
 from mesh.xds.tests.conftest import STORE
-from mesh.xds.tests.lab import Handler, Lab, call, code, poll, status
+from mesh.xds.tests.lab import LUA, Handler, Lab, call, code, poll, status
 
 GOLDEN = Path(__file__).parent / "golden" / "policies"
 GET, SWEEP = f"/{STORE}/GetItem", f"/{STORE}/Sweep"
@@ -42,9 +43,16 @@ POLICIES = {
 
 @pytest.fixture(scope="session")
 def contract(contract: Contract) -> Contract:
-    """The small mesh's, with a method that is hedged. `plan` may hold the other one: it is made once for all files."""
+    """The small mesh's, with a method that is hedged."""
     peek = replace(contract.method(GET), name="Peek", path=PEEK, rest=(), hedge_seconds=0.2, deadline_seconds=10.0)
     return Contract({**contract.methods, "store": (*contract.methods["store"], peek)}, contract.descriptors)
+
+
+@pytest.fixture(scope="session")
+def plan(topology: Topology, contract: Contract) -> Plan:
+    """The small mesh's, with that contract."""
+    hosts = [Host("store", id, s, "10.0.0.1", 15006) for id, s in (("store-0", "stable"), ("store-canary-0", "canary"))]
+    return Plan(topology, contract, Materials('{"keys":[]}', LUA), tuple(hosts))
 
 
 def values(traffic: str) -> str:
@@ -56,13 +64,13 @@ services:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_adds_what_its_golden_says(policy: str, plan: Plan, contract: Contract, node: Callable[[str], Node]) -> None:
+def test_adds_what_its_golden_says(policy: str, plan: Plan, node: Callable[[str], Node]) -> None:
     """A policy changes what its golden lists, and nothing else."""
     traffic, id = POLICIES[policy]
 
     def compiled(traffic: str) -> dict[str, Any]:
         topology = load([ValuesFile("values.yaml", values(traffic))])
-        return as_json(compile_node(Plan(topology, contract, plan.materials, plan.hosts).node(node(id))))
+        return as_json(compile_node(Plan(topology, plan.contract, plan.materials, plan.hosts).node(node(id))))
 
     before = dict(_leaves(compiled("")))
     after = dict(_leaves(compiled(traffic)))
