@@ -23,10 +23,10 @@ from nourish.mesh.v1.control_pb2 import ApplyValuesRequest, ValuesFile
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 
 from bench import load, processes
+from mesh.admin import Admin
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.rotation import rotate_root, settle
 from mesh.local.certificates import lagging
-from mesh.local.envoy import Admin
 from mesh.local.paths import Paths
 
 ROTATIONS = int(os.environ.get("BENCH_ROTATIONS", "100"))

@@ -46,7 +46,7 @@ async def _published(node: str) -> Any:
 
 
 async def _live(node: str) -> Any:
-    from mesh.local.envoy import Admin, AdminError
+    from mesh.admin import Admin, AdminError
 
     try:
         return json.loads(await Admin(paths().admin_socket(node)).get("/config_dump?include_eds"))

@@ -5,13 +5,10 @@ Nothing asks the control plane or a service: `/health` is true even when the con
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
-from http.client import HTTPResponse
+from pathlib import Path
 from typing import Any
 
 from nourish.mesh.v1.edge_pb2 import (
@@ -25,26 +22,25 @@ from nourish.mesh.v1.edge_pb2 import (
 )
 from nourish.mesh.v1.edge_pb2_grpc import EdgeServiceServicer
 
+from mesh.admin import Admin
 from mesh.runtime import Context
 
 _SUBSETS = (".stable", ".canary")
-_ADMIN_TIMEOUT_SECONDS = 1.0
 
 
 class EdgeService(EdgeServiceServicer):
     """Answers for the edge; `admin` is the path of its Envoy's admin socket."""
 
     def __init__(self, admin: str) -> None:
-        self._admin = admin
+        self._admin = Admin(Path(admin))
 
     async def GetHealth(self, request: GetHealthRequest, context: Context) -> GetHealthResponse:
         """Returns the state of each service.
 
         Raises:
-            ConnectionError, TimeoutError: Envoy's admin socket does not answer.
+            AdminError: Envoy's admin socket does not answer.
         """
-        body = await _get(self._admin, "/clusters?format=json")
-        return summarize(json.loads(body))
+        return summarize(json.loads(await self._admin.get("/clusters?format=json")))
 
 
 def summarize(clusters: Mapping[str, Any]) -> GetHealthResponse:
@@ -86,32 +82,3 @@ def _worst(states: set[HealthState.ValueType]) -> HealthState.ValueType:
     if len(states) == 1:
         return next(iter(states))
     return HEALTH_STATE_DEGRADED if states else HEALTH_STATE_NOT_SERVING
-
-
-async def _get(socket: str, path: str) -> bytes:
-    """One HTTP/1.1 GET over a Unix socket (Envoy refuses HTTP/1.0), which Envoy's admin then closes."""
-    async with asyncio.timeout(_ADMIN_TIMEOUT_SECONDS):
-        try:
-            reader, writer = await asyncio.open_unix_connection(socket)
-        except FileNotFoundError as error:
-            raise ConnectionError("the proxy's admin socket is not there") from error
-        try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
-            answer = await reader.read()
-        finally:
-            writer.close()
-    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]  # it asks for no more than `makefile`
-    response.begin()
-    if response.status != HTTPStatus.OK:
-        raise ConnectionError("the proxy's admin socket refused the question")
-    return response.read()
-
-
-class _Received:
-    """A whole answer, for http.client to take apart: Envoy sends a long one in chunks."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)

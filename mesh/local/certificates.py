@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+from mesh.admin import Admin, AdminError, NobodyListensError
 from mesh.identity.rotation import uses
-from mesh.local.envoy import Admin, AdminError, NobodyListensError
 from mesh.local.paths import Paths
 
 

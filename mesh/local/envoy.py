@@ -1,19 +1,17 @@
-"""An Envoy beside an app, or at the edge: its bootstrap, its admin interface, its drain."""
+"""An Envoy beside an app, or at the edge: its bootstrap, its drain."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import string
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
 
 from mesh import engine
+from mesh.admin import Admin, AdminError
 from mesh.local.errors import MissingWheelError, StartError, StateError
 from mesh.local.process import Child, OneChild
 
@@ -22,15 +20,6 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 3.0
 DRAIN_SECONDS = 5
 POLL_SECONDS = 0.03
-ADMIN_SECONDS = 2.0
-
-
-class AdminError(Exception):
-    """Envoy's admin interface does not answer."""
-
-
-class NobodyListensError(AdminError):
-    """There is no Envoy on this socket."""
 
 
 class Envoy(OneChild):
@@ -104,73 +93,6 @@ class Envoy(OneChild):
             await asyncio.sleep(POLL_SECONDS)
         why = f"was not given its listener {self._listener!r} in {READY_SECONDS:.0f} s" if child.pid else "ended"
         raise StartError(f"Envoy {why}; {self._log} ends with:\n{child.tail()}")
-
-
-class Admin:
-    """Envoy's admin interface on its Unix socket."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-
-    async def get(self, path: str) -> bytes:
-        """The body of a GET.
-
-        Raises:
-            NobodyListensError: no Envoy is there.
-            AdminError: no answer in time, or not 200.
-        """
-        return await self._ask("GET", path)
-
-    async def post(self, path: str) -> bytes:
-        """The body of a POST; raises as `get` does."""
-        return await self._ask("POST", path)
-
-    async def listeners(self) -> dict[str, int]:
-        """The TCP port of each listener that is bound, by name."""
-        found: dict[str, int] = {}
-        answer: dict[str, Any] = json.loads(await self.get("/listeners?format=json"))
-        for status in answer.get("listener_statuses", ()):
-            port = status.get("local_address", {}).get("socket_address", {}).get("port_value")
-            if port:
-                found[status["name"]] = port
-        return found
-
-    async def _ask(self, method: str, path: str) -> bytes:
-        """HTTP/1.1, one connection a question: Envoy refuses HTTP/1.0."""
-        try:
-            async with asyncio.timeout(ADMIN_SECONDS):
-                reader, writer = await asyncio.open_unix_connection(str(self._socket))
-                try:
-                    writer.write(f"{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
-                    answer = await reader.read()
-                finally:
-                    writer.close()
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NobodyListensError(f"{self._socket}: {error}") from error
-        except (OSError, TimeoutError) as error:
-            raise AdminError(f"{self._socket}: {error or 'no answer'}") from error
-        try:
-            status, body = _parse(answer)
-        except HTTPException as error:
-            raise AdminError(f"{method} {path}: {error!r}") from error
-        if status != 200:
-            raise AdminError(f"{method} {path}: status {status}")
-        return body
-
-
-def _parse(answer: bytes) -> tuple[int, bytes]:
-    """Status and body (chunked or not) of a whole HTTP/1.1 answer."""
-    response = HTTPResponse(_Received(answer))  # type: ignore[arg-type]  # it asks for no more than `makefile`
-    response.begin()
-    return response.status, response.read()
-
-
-class _Received:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, _mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
 
 
 def render(template: Path, variables: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from mesh.local.envoy import Admin, AdminError
+from mesh.admin import Admin, AdminError
 from mesh.local.errors import StartError
 from mesh.local.events import InstanceState, read_state
 from mesh.local.paths import Paths
