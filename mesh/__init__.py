@@ -1,1 +1,7 @@
 """The platform: it knows contracts, values and proxies, and no service."""
+
+import os
+
+# gRPC's own handlers of fork() crash one child in fifty before it becomes the program that was to be started. Nobody
+# here forks without exec, so they are of no use.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -160,6 +160,12 @@ def test_a_cycle_is_printed_as_the_way_round() -> None:
     assert problems(text) == ["0.yaml:4: services.c.calls: form a cycle: a -> b -> c -> a"]
 
 
+def test_a_cycle_is_named_where_the_last_file_closes_it() -> None:
+    chart = "services:\n  a: {}\n  b: {calls: [a]}\n"
+    cycle = "services.a.calls: form a cycle: a -> b -> a"
+    assert problems(chart, "services:\n  a: {calls: [b]}\n") == [f"1.yaml:2: {cycle}"]
+
+
 def test_pools_that_do_not_fit_are_refused_with_the_arithmetic() -> None:
     text = """database: {maxConnections: 30}
 services:

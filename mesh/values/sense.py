@@ -24,7 +24,7 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
             found += _traffic(service)
     others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
     if cycle := find_cycle(others):
-        found.append((("services", cycle[-2], "calls"), f"form a cycle: {' -> '.join(cycle)}"))
+        found.append((_closing(cycle, node), f"form a cycle: {' -> '.join(cycle)}"))
     if not known:
         found += _pools(topology)
     return [Problem.at(path, node.locate(path), sentence) for path, sentence in found]
@@ -40,6 +40,12 @@ def _calls(service: Service, topology: Topology) -> Iterator[tuple[Path, str]]:
         elif callee not in topology.services:
             others = topology.services.keys() - {service.name}
             yield path, f"there is no service {callee!r}{did_you_mean(callee, others)}"
+
+
+def _closing(cycle: tuple[str, ...], node: Node) -> Path:
+    """Of the calls that form a cycle, those of the file laid over the others: what it says is what is new."""
+    paths: list[Path] = [("services", name, "calls") for name in reversed(cycle[:-1])]
+    return next((path for path in paths if node.locate(path).path == node.origin.path), paths[0])
 
 
 def _weights(service: Service) -> Iterator[tuple[Path, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from mesh.topology import Topology
@@ -23,9 +23,12 @@ class Change:
 
     @property
     def place(self) -> Path:
-        """The path as it is written in values: `pool_size` is `poolSize`, names of services stay."""
+        """The path as it is written in values: `pool_size` is `poolSize`, names of services stay.
+
+        If what is new says but one thing, it is that: of a header that was none, its regex.
+        """
         named = self.path[:2] if self.path[0] == "services" else ()
-        return (*named, *(_camel(part) for part in self.path[len(named) :]))
+        return (*named, *(_camel(part) for part in (*self.path[len(named) :], *_said(self.new))))
 
     def alone(self, topology: Topology) -> Topology:
         """`topology` with this one change."""
@@ -80,6 +83,14 @@ def _with(holder: Any, path: Path, value: Any) -> Any:
         new = _with(holder.get(first), rest, value)
         return {k: v for k, v in {**holder, first: new}.items() if v is not None}
     return replace(holder, **{first: _with(getattr(holder, first), rest, value)})
+
+
+def _said(value: Any) -> Path:
+    """The one field in which a part of the model differs from its defaults; empty if there are more, or none."""
+    if not is_dataclass(value) or any(field.default is MISSING for field in fields(value)):
+        return ()
+    said = [field.name for field in fields(value) if getattr(value, field.name) != field.default]
+    return tuple(said) if len(said) == 1 else ()
 
 
 def _calls(old: tuple[str, ...], new: tuple[str, ...]) -> str:

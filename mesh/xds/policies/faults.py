@@ -30,9 +30,12 @@ def inject(node: NodePlan) -> Any:
 
 
 def settings(node: NodePlan) -> dict[str, Any]:
-    """The setting of this node's routes by the filter's name; empty if its subset has no faults."""
+    """The setting of this node's routes by the filter's name; empty if its subset has no faults.
+
+    A header alone does nothing, but is there for Envoy to judge: so the one value of an edit that it refuses is found.
+    """
     faults = node.traffic.faults
-    if faults.subset not in ("all", node.node.subset) or not (faults.delay or faults.abort):
+    if faults.subset not in ("all", node.node.subset) or not (faults.delay or faults.abort or faults.header):
         return {}
     config = fault_pb2.HTTPFault(
         delay=_delay(faults.delay) if faults.delay else None,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mesh.contract import Contract
 from mesh.topology import Canary, Limits, Service, Topology
+from mesh.traffic import Abort, FaultHeader, Faults, Traffic
 from mesh.xds import changes, endpoints, routes
 from mesh.xds.fleet import Fleet
 from mesh.xds.plan import Host, Node, Plan, PlanError
@@ -230,6 +231,10 @@ def test_edits_in_words(topology: Topology) -> None:
     ]
     assert found[3].place == ("services", "store", "limits", "maxRequests")
     assert found[2].alone(before).services["store"] == replace(old, canary=Canary(1, 50))
+    store = replace(old, traffic=Traffic(Faults(abort=Abort(), header=FaultHeader(regex="a.*"))))
+    aborted, header = changes.differences(before, replace(before, services={**before.services, "store": store}))
+    assert aborted.place == ("services", "store", "traffic", "faults", "abort")
+    assert header.place == ("services", "store", "traffic", "faults", "header", "regex")
     all_made = before
     for change in found:
         all_made = change.alone(all_made)
