@@ -52,11 +52,11 @@ def test_a_host_is_healthy_when_every_cluster_that_has_it_says_so() -> None:
         return {"hostname": instance, "address": address, "health_status": {"eds_health_status": "HEALTHY", **status}}
 
     well, sick = host("food-0", 1), host("food-0", 1, failed_active_health_check=True)
-    ejected = host("food-canary-0", 2, failed_outlier_check=True)
+    fine, ejected = host("food-canary-0", 2), host("food-canary-0", 2, failed_outlier_check=True)
     clusters = {
         "cluster_statuses": [
-            {"name": "food.stable", "host_statuses": [well, ejected]},
-            {"name": "food.canary", "host_statuses": [sick]},
+            {"name": "food.stable", "host_statuses": [sick, fine]},
+            {"name": "food.canary", "host_statuses": [well, ejected]},
             {"name": "foodie.stable", "host_statuses": [host("foodie-0", 3)]},
             {"name": "app"},
         ]
