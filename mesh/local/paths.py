@@ -41,6 +41,11 @@ class Paths:
         return RUN_PARENT / f"nourish-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:8]}"
 
     @property
+    def runner_socket(self) -> Path:
+        """Where the runner takes `mesh restart`."""
+        return self.run / "runner.sock"
+
+    @property
     def control_socket(self) -> Path:
         """The control plane: ADS and the ControlService."""
         return self.run / "control.sock"

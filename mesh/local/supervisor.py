@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from mesh.local.app import App
 from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
 from mesh.local.environment import python_environment
-from mesh.local.envoy import Envoy
-from mesh.local.errors import LocalError, RefusedError
+from mesh.local.envoy import Admin, Envoy
+from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.events import Event, Kind, ProcessState, State, now
 from mesh.local.paths import Paths
 from mesh.local.postgres import Postgres
 from mesh.local.process import Keeper
+from mesh.local.restart import one_by_one
+from mesh.local.runner_socket import serve
 from mesh.local.workload import Workload
 from mesh.topology import EDGE, Instance, Topology
 from mesh.values import ValuesError, ValuesFile, dump, load, merge, read
@@ -50,6 +52,7 @@ class Mesh:
         self._since, self._phase = now(), "starting"
         self._topology = self._part(load(files))
         self._workloads: dict[str, Workload] = {}
+        self._changing = asyncio.Lock()  # held by whoever starts and stops instances of a mesh that is up
         self._tasks: list[asyncio.Task[None]] = []
         self._rotation: asyncio.Task[None] | None = None
         self._databases: dict[str, str] = {}  # URL by service
@@ -78,6 +81,7 @@ class Mesh:
         self._phase = "ready"
         self._changed()
         self._spawn(self._follow_values())
+        self._spawn(serve(self._paths.runner_socket, self.restart))
         if self._authority:
             self._spawn(rotate_root_when_due(self._authority, lambda: lagging(self._paths)))
 
@@ -92,17 +96,55 @@ class Mesh:
         await self._keep_control.stop()
         await self._keep_postgres.stop()
 
-    async def reconcile(self, topology: Topology) -> None:
-        """Starts the instances that `topology` adds and stops those it no longer has."""
+    async def reconcile(self) -> None:
+        """Starts the instances that the values in force add and stops those that they no longer have."""
+        async with self._changing:
+            await self._reconcile(self._part(load(self._in_force())))
+
+    async def _reconcile(self, topology: Topology) -> None:
         wanted = {i.id for service in (*topology.services, EDGE) for i in topology.instances(service)}
         gone = [w for w in self._workloads.values() if w.instance.id not in wanted]
         self._topology = topology
         await self._issue(topology)
-        ready = asyncio.get_running_loop().create_future()
-        ready.set_result(None)
         databases = self._spawn(self._create_databases())
-        self._start_workloads(topology, proxy_after=ready, databases=databases)
+        self._start_workloads(topology, proxy_after=_done(), databases=databases)
         await self._stop_workloads(gone)
+
+    # --- restarting ---
+
+    async def restart(self, service: str, tell: Callable[[Event], None], *, force: bool) -> None:
+        """Restarts the instances of a service one after the other; see `mesh.local.restart`."""
+        async with self._changing:
+            if not self._keep_control.up:
+                raise StartError("the control plane is down, and nothing was stopped: see `mesh logs control`")
+            topology = self._part(load(self._in_force()))
+            if topology != self._topology:  # an edit a moment ago
+                await self._reconcile(topology)
+            await one_by_one(self, service, tell, force=force)
+
+    @property
+    def topology(self) -> Topology:
+        """What is to run."""
+        return self._topology
+
+    @property
+    def workloads(self) -> dict[str, Workload]:
+        """What runs, by instance."""
+        return self._workloads
+
+    async def settle(self) -> None:
+        """Returns when every proxy has acknowledged the endpoints that there are now."""
+        await self._control.settle()
+
+    def admin(self, instance: str) -> Admin:
+        """The admin interface of an instance's proxy."""
+        return Admin(self._paths.admin_socket(instance))
+
+    async def replace(self, instance: Instance, withdrawn: Callable[[], Awaitable[None]]) -> Workload:
+        """Stops an instance as `Workload.stop` does, and begins to start it again."""
+        await self._stop_workloads([w for w in self._workloads.values() if w.instance == instance], withdrawn)
+        self._start_workloads(self._topology, proxy_after=_done(), databases=_done())
+        return self._workloads[instance.id]
 
     # --- starting ---
 
@@ -220,7 +262,7 @@ class Mesh:
             if (modified := _modified(path)) not in (seen, None):
                 seen = modified
                 try:
-                    await self.reconcile(self._part(load(self._in_force())))
+                    await self.reconcile()
                 except (LocalError, ValuesError) as error:
                     self._say("trouble", "mesh", f"cannot follow {path}: {error}")
 
@@ -237,10 +279,12 @@ class Mesh:
     def _endpoints(self) -> list[registry_pb2.Endpoint]:
         return [e for w in self._workloads.values() if (e := w.endpoint)]
 
-    async def _stop_workloads(self, workloads: Iterable[Workload]) -> None:
+    async def _stop_workloads(
+        self, workloads: Iterable[Workload], withdrawn: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         async def stop(workload: Workload) -> None:
             self._say("stopping", workload.instance.id)
-            await workload.stop(self._control.settle)
+            await workload.stop(withdrawn or self._control.settle)
             self._workloads.pop(workload.instance.id, None)
             self._say("stopped", workload.instance.id)
 
@@ -303,6 +347,13 @@ def _issue_all(folder: Path, names: dict[str, str]) -> CertificateAuthority:
     for service, spiffe_id in names.items():
         authority.issue(service, spiffe_id)
     return authority
+
+
+def _done() -> asyncio.Future[None]:
+    """Nothing to wait for."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
 
 
 async def _all_ready(workloads: list[Workload], first: asyncio.Future[None]) -> None:
