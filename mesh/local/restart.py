@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from mesh.local.envoy import Admin, AdminError, NobodyListensError
+from mesh.admin import Admin, AdminError, NobodyListensError
 from mesh.local.errors import RefusedError, StartError
 from mesh.local.events import Event
 from mesh.local.process import FATAL_FAILURES

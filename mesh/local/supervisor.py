@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nourish.mesh.v1 import registry_pb2
 
+from mesh.admin import Admin
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.rotation import rotate_root_when_due
@@ -18,7 +19,7 @@ from mesh.local.app import App
 from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
 from mesh.local.environment import python_environment
-from mesh.local.envoy import Admin, Envoy
+from mesh.local.envoy import Envoy
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.events import Event, Kind, ProcessState, State, now
 from mesh.local.paths import Paths
