@@ -2,9 +2,9 @@
 
 import sys
 
-from bench import paths, report, rollout, rotations
+from bench import fleet, paths, report, rollout, rotations
 
-BENCHES: dict[str, report.Bench] = {"paths": paths, "rollout": rollout, "rotations": rotations}
+BENCHES: dict[str, report.Bench] = {"fleet": fleet, "paths": paths, "rollout": rollout, "rotations": rotations}
 
 for name in sys.argv[1:] or BENCHES:
     report.save(name, BENCHES[name].run())
