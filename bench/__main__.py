@@ -2,9 +2,15 @@
 
 import sys
 
-from bench import paths, report, restarts, rollout, rotations
+from bench import fleet, paths, report, restarts, rollout, rotations
 
-BENCHES: dict[str, report.Bench] = {"paths": paths, "restarts": restarts, "rollout": rollout, "rotations": rotations}
+BENCHES: dict[str, report.Bench] = {
+    "fleet": fleet,
+    "paths": paths,
+    "restarts": restarts,
+    "rollout": rollout,
+    "rotations": rotations,
+}
 
 for name in sys.argv[1:] or BENCHES:
     report.save(name, BENCHES[name].run())

@@ -34,7 +34,7 @@ class Proxy:
     @property
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Open refusals, nonce and text."""
-        return frozenset(refusal for stream in self.streams for refusal in stream.refusals)
+        return frozenset().union(*[stream.refusals for stream in self.streams])
 
 
 class Compiled:
@@ -51,8 +51,7 @@ class Compiled:
             PlanError: the topology has no such service.
             SnapshotError: the result contradicts itself.
         """
-        # The id is taken away before compiling, so that no resource can come to depend on it.
-        shared = replace(node, id=f"{node.service}.{node.subset}")
+        shared = node.anonymous
         if shared not in self._snapshots:
             self._snapshots[shared] = compile_node(self.plan.node(shared))
         return self._snapshots[shared]

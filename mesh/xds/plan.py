@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,11 @@ class Node:
     identity_dir: str
     inbound_address: str
     inbound_port: int  # 0: the kernel chooses, and the proxy keeps it
+
+    @cached_property
+    def anonymous(self) -> Node:
+        """The same for all that differ in their id alone: no resource can come to depend on an id."""
+        return replace(self, id=f"{self.service}.{self.subset}")
 
     @classmethod
     def parse(cls, node: Any) -> Node:

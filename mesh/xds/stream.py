@@ -63,19 +63,24 @@ class Stream:
         self.target: Snapshot | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._nonces = count(1)
-        self._settled: bool | None = None  # not known since the last event
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was worked out of the state holds no longer. A fleet is asked for it far more often than it changes."""
+        self._settled: bool | None = None
+        self._refusals: frozenset[tuple[str, str]] | None = None
 
     def publish(self, snapshot: Snapshot) -> None:
         """From now on this is what the proxy shall have."""
         self.target = snapshot
-        self._settled = None
+        self._forget()
         self._on_publish()
 
     def request(self, request: Any) -> None:
         """Takes a subscription, an ACK, a NACK, or any of these for an answer long replaced."""
         if request.type_url not in ORDER:
             return  # a type that we never serve: Envoy's initial fetch timeout covers it
-        self._settled = None
+        self._forget()
         subscription = self._subscriptions.setdefault(request.type_url, Subscription(request.type_url in WILDCARD))
         self._subscribe(subscription, request)
         if not request.response_nonce or request.response_nonce != subscription.nonce or subscription.answered:
@@ -93,7 +98,6 @@ class Stream:
         """
         if self.target is None:
             return
-        self._settled = None
         for pointing, pointed_at in POINTS_AT.items():
             for type_url in (pointing, pointed_at):
                 subscription = self._subscriptions.get(type_url)
@@ -117,8 +121,10 @@ class Stream:
     @property
     def refusals(self) -> frozenset[tuple[str, str]]:
         """Open refusals as nonce and text: a later refusal is another one even if it says the same."""
-        open_ = [(t, refusal) for t, s in self._subscriptions.items() for refusal in s.refused.values()]
-        return frozenset((nonce, f"{SHORT[t]}: {text}") for t, (nonce, text) in open_)
+        if self._refusals is None:
+            open_ = [(t, refusal) for t, s in self._subscriptions.items() for refusal in s.refused.values()]
+            self._refusals = frozenset((nonce, f"{SHORT[t]}: {text}") for t, (nonce, text) in open_)
+        return self._refusals
 
     @property
     def errors(self) -> dict[str, str]:
@@ -148,6 +154,7 @@ class Stream:
         raise NotImplementedError
 
     def _respond(self, type_url: str, subscription: Subscription, wanted: Mapping[str, Versioned]) -> Any:
+        self._forget()
         before = subscription.sent
         subscription.nonce, subscription.answered, subscription.new = str(next(self._nonces)), False, False
         response = self._encode(type_url, subscription, wanted)

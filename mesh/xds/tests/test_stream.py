@@ -209,6 +209,7 @@ def test_refusal_is_recorded_and_not_repeated(snapshot: Callable[..., Snapshot])
     assert proxy.run() == []
     first = proxy.stream.refusals
     proxy.stream.publish(snapshot())
+    assert proxy.stream.refusals == first  # nothing has been sent yet
     responses = list(proxy.stream.responses())
     assert proxy.stream.refusals == frozenset()  # what it says to the new one is not known yet
     for response in responses:
