@@ -1,4 +1,7 @@
-"""200 random valid edits lose no request; 50 random bad ones are refused, each with its place, and touch nothing."""
+"""Random valid edits lose no request; random bad ones are refused, each with its place, and touch nothing.
+
+A run of the suite makes a sample; EDITS=200 BAD_EDITS=50 makes as many as the design promises (some minutes).
+"""
 
 import os
 import random
@@ -17,7 +20,7 @@ from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 from tests.e2e import edits
 from tests.e2e.harness import under_load
 
-VALID, BAD, CALLERS = 200, 50, 4
+VALID, BAD, CALLERS = int(os.environ.get("EDITS", "40")), int(os.environ.get("BAD_EDITS", "16")), 4
 SEED = int(os.environ.get("EDITS_SEED", "45"))  # another one makes other edits
 
 
@@ -64,7 +67,7 @@ def load(mesh):
     return request
 
 
-async def test_200_random_edits_under_load_are_applied_and_lose_no_request(mesh):
+async def test_random_edits_under_load_are_applied_and_lose_no_request(mesh):
     rng = random.Random(SEED)
 
     async def edit() -> None:
@@ -81,7 +84,7 @@ async def test_200_random_edits_under_load_are_applied_and_lose_no_request(mesh)
     assert len(seen.statuses) > VALID
 
 
-async def test_50_random_bad_edits_under_load_are_refused_at_their_place_and_touch_nothing(mesh):
+async def test_random_bad_edits_under_load_are_refused_at_their_place_and_touch_nothing(mesh):
     rng = random.Random(SEED)
 
     async def edit() -> None:
