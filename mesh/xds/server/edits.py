@@ -23,7 +23,7 @@ from mesh.xds.snapshot import SnapshotError
 log = logging.getLogger(__name__)
 
 RESTORE_SECONDS = 5.0
-COUNTED = 50  # differences of one edit whose reach is counted, a compile each
+COUNTED = 12  # differences of one edit whose reach is counted: each costs a compile of every kind of proxy
 
 
 @dataclass(frozen=True)
