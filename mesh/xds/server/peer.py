@@ -18,10 +18,9 @@ def refusal(node: Node, metadata: Iterable[Any] | None, topology: Topology | Non
     In a cluster the Envoy before the control plane sets the header, and removes what a client sent by that name. No
     header is the private socket: whoever can open it owns the mesh.
     """
-    headers = [str(value) for key, value in metadata or () if key == HEADER]
-    if not headers:
+    uris = identities(metadata)
+    if uris is None:
         return ""
-    uris = [part[4:].strip('"') for text in headers for part in text.replace(",", ";").split(";") if part[:4] == "URI="]
     claim = f"node {node.id} claims to be {node.service!r}"
     if len(uris) != 1:
         return f"{claim}, and its certificate names {len(uris)} identities: {', '.join(uris) or 'none'}"
@@ -32,3 +31,10 @@ def refusal(node: Node, metadata: Iterable[Any] | None, topology: Topology | Non
     # Before the first values the trust domain and namespace are what the Envoy in front lets through.
     right = str(identity) == topology.spiffe_id(node.service) if topology else identity.service == node.service
     return "" if right else f"{claim}, and its certificate is that of {identity}"
+
+
+def identities(metadata: Iterable[Any] | None) -> list[str] | None:
+    """The URIs that the peer's certificate names; None at the private socket, where nobody sets the header."""
+    headers = [str(value) for key, value in metadata or () if key == HEADER]
+    parts = [part for text in headers for part in text.replace(",", ";").split(";")]
+    return [part[4:].strip('"') for part in parts if part[:4] == "URI="] if headers else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,12 @@ from nourish.mesh.v1 import registry_pb2, registry_pb2_grpc
 from mesh.xds import pb
 from mesh.xds.fleet import Fleet, Proxy
 from mesh.xds.plan import Host
+from mesh.xds.server import peer
 from mesh.xds.server.calls import at_most, validate
 from mesh.xds.server.progress import Progress, all_settled
 
 log = logging.getLogger(__name__)
 
-CERTIFICATE = "x-forwarded-client-cert"
 WAIT_SECONDS = 60.0
 # After a start, what only leased sources have told is held back for so long: the runner or
 # the cluster knows the rest, and without it every other endpoint would vanish from the proxies.
@@ -73,10 +72,9 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
 
     async def _source(self, request: registry_pb2.ReportEndpointsRequest, context: Context) -> str:
         """The source's name; a certificate gives names of its own, and endpoints of its service alone."""
-        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        if CERTIFICATE not in metadata:
+        uris = peer.identities(context.invocation_metadata())
+        if uris is None:
             return request.source
-        uris = re.findall(r"URI=([^;,]+)", metadata[CERTIFICATE])
         prefix = self._fleet.topology.spiffe_id("") if self._fleet.topology else None
         if prefix is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "there are no values yet: report again")
