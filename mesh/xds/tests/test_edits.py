@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -32,7 +33,7 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
             bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
-            return Snapshot(snapshot.node, bad, snapshot.declared)
+            return replace(snapshot, resources=bad)
         return snapshot
 
     monkeypatch.setattr(fleet, "compile_node", compile_badly)
@@ -64,7 +65,7 @@ async def test_envoy_judges_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, mor
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
             bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
-            return Snapshot(snapshot.node, bad, snapshot.declared)
+            return replace(snapshot, resources=bad)
         return snapshot
 
     monkeypatch.setattr(fleet, "compile_node", compile_badly)
@@ -158,6 +159,19 @@ async def test_withdrawal_does_not_wait_for_an_edit(lab: Lab) -> None:
         frozen.send_signal(signal.SIGCONT)
     await lab.healthy("front-0", "store-1")
     await lab.healthy("front-1", "store-1")
+
+
+async def test_a_report_waits_for_what_an_earlier_one_brought(lab: Lab) -> None:
+    """Who waits is told of every proxy that has not answered, though nothing of this report was new."""
+    await start(lab, "store-0", "store-1", "front-0", weight=0)
+    frozen = lab.proxies["front-0"].process
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        assert not (await lab.report("store-1")).waiting
+        assert (await lab.report("store-1", wait=True, seconds=1)).waiting == ["front-0"]
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    assert not (await lab.report("store-1", wait=True)).waiting
 
 
 async def test_scope_and_node_config(lab: Lab) -> None:
