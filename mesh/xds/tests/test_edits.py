@@ -13,9 +13,10 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from nourish.mesh.v1 import control_pb2
 
+from mesh import engine
 from mesh.xds import fleet
 from mesh.xds.snapshot import RDS, Snapshot
-from mesh.xds.tests.lab import Lab, call, poll
+from mesh.xds.tests.lab import ENVOY, Lab, call, poll
 from mesh.xds.tests.test_mesh import GET, start, values
 
 
@@ -80,6 +81,23 @@ async def test_envoy_judges_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, mor
     assert (await lab.apply(values(67, more=more))).changes[0] == "store: canary 10 % -> 67 %, 1 proxy"
 
 
+async def test_a_death_of_the_judge_is_no_verdict(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are not blamed for it, the signal is named, and the same edit is taken once Envoy lives."""
+    judge, dies = lab.folder / "judge", lab.folder / "dies"
+    judge.write_text(f'#!/bin/sh\n[ -e {dies} ] && kill -s SEGV $$\nexec {ENVOY} "$@"\n')
+    judge.chmod(0o700)
+    dies.touch()
+    monkeypatch.setattr(engine, "envoy", lambda: judge)
+    await lab.stop_control()
+    await lab.start_control()
+    answer = await lab.apply(values(10))
+    assert (answer.applied, answer.again) == (False, True)
+    (error,) = answer.errors
+    assert error.startswith("Envoy was ended by SIGSEGV while it judged it: the edit was not judged")
+    dies.unlink()
+    assert (await lab.apply(values(10))).applied
+
+
 async def test_an_edit_made_from_an_older_revision_is_refused(lab: Lab) -> None:
     """Two who edit at once: the second is told, and does not undo the first unseen."""
     await lab.report()
@@ -99,7 +117,7 @@ async def test_silence_is_undone(lab: Lab) -> None:
         answer = await lab.apply(values(90), timeout=duration_pb2.Duration(seconds=1))
     finally:
         frozen.send_signal(signal.SIGCONT)
-    assert not answer.applied
+    assert (answer.applied, answer.again) == (False, True)
     assert answer.errors == ["values.yaml:4: services.store.canary.weight: front-1 did not answer within 1 s"]
 
     async def restored() -> bool:
