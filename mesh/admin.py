@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,17 @@ class AdminError(ConnectionError):
 
 class NobodyListensError(AdminError):
     """There is no Envoy on this socket."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """An instance of a service behind one cluster of an Envoy, and whether that Envoy would send it calls."""
+
+    service: str
+    instance: str
+    address: str
+    port: int
+    healthy: bool
 
 
 class Admin:
@@ -49,6 +62,11 @@ class Admin:
                 found[status["name"]] = port
         return found
 
+    async def clusters(self) -> dict[str, Any]:
+        """What Envoy knows of each cluster, for `services` and `hosts`; raises as `get` does."""
+        answer: dict[str, Any] = json.loads(await self.get("/clusters?format=json"))
+        return answer
+
     async def _ask(self, method: str, path: str) -> bytes:
         """HTTP/1.1, one connection a question: Envoy refuses HTTP/1.0."""
         try:
@@ -70,6 +88,33 @@ class Admin:
         if status != 200:
             raise AdminError(f"{method} {path}: status {status}")
         return body
+
+
+def services(clusters: Mapping[str, Any]) -> list[str]:
+    """The services that an Envoy has a cluster for, with hosts or without."""
+    return sorted({service for cluster in clusters.get("cluster_statuses", ()) if (service := _service(cluster))})
+
+
+def hosts(clusters: Mapping[str, Any]) -> Iterator[Host]:
+    """The hosts of every cluster of a service. One that stands in for another subset is in two, and comes twice."""
+    for cluster in clusters.get("cluster_statuses", ()):
+        if service := _service(cluster):
+            for host in cluster.get("host_statuses", ()):
+                at = host["address"]["socket_address"]
+                healthy = _healthy(host.get("health_status", {}))
+                yield Host(service, host.get("hostname", ""), at["address"], at["port_value"], healthy)
+
+
+def _service(cluster: Mapping[str, Any]) -> str:
+    """Of a cluster "food.stable" the service; empty for the proxy's own clusters."""
+    service, _, subset = cluster["name"].rpartition(".")
+    return service if subset in ("stable", "canary") else ""
+
+
+def _healthy(status: Mapping[str, Any]) -> bool:
+    """Whether no check of Envoy's own has failed and the control plane does not say otherwise."""
+    failed = [key for key, value in status.items() if key.startswith("failed_") and value]
+    return not failed and status.get("eds_health_status", "HEALTHY") in ("HEALTHY", "UNKNOWN")
 
 
 def _parse(answer: bytes) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ def command(
         asked = Walk(
             service, parse_steps(steps), tuple(Guard.parse(g).text for g in guards),
             interval.total_seconds(), patience.total_seconds(), drain.total_seconds(),
+            values_file=str(values_file.absolute()) if values_file else "",
         )  # fmt: skip
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -88,22 +90,24 @@ def command(
         _status(files, service, as_json)
         return
     state()
-    if values_file:
-        _write_values(values_file, service, None)
     with files.locked():
         walk = _begin(files.read(), asked, act, to)
+        if walk.values_file:
+            _write_values(Path(walk.values_file), service, None)
         if walk.phase == "walking" and not no_contract_check:
             _check_contract(service)
         done = asyncio.run(_run(files, walk, as_json))
-        if values_file:
-            _write_values(values_file, service, done.weight)
+        if done.values_file:
+            _write_values(Path(done.values_file), service, done.weight)
     if done.phase == "undone" and act != "abort" and to != "stable":
         raise Failure(f"{service}: the canary is back at 0 %: {done.reason}", Exit.FAILED)
 
 
 def _begin(found: Walk | None, asked: Walk, act: str | None, to: str | None) -> Walk:
-    """The state to start from: a new one, or what was left."""
+    """The state to start from: a new one, or what was left, with the values file that is named now or was then."""
     open_walk = found if found and not found.over else None
+    if open_walk and asked.values_file:
+        open_walk = replace(open_walk, values_file=asked.values_file)
     if to == "stable" or act == "abort":
         return (open_walk or asked).undo("asked for")
     if act == "resume" and open_walk is None:

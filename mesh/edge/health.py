@@ -5,8 +5,6 @@ Nothing asks the control plane or a service: `/health` is true even when the con
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,15 @@ from nourish.mesh.v1.edge_pb2 import (
 )
 from nourish.mesh.v1.edge_pb2_grpc import EdgeServiceServicer
 
-from mesh.admin import Admin
+from mesh import admin
 from mesh.runtime import Context
-
-_SUBSETS = (".stable", ".canary")
 
 
 class EdgeService(EdgeServiceServicer):
-    """Answers for the edge; `admin` is the path of its Envoy's admin socket."""
+    """Answers for the edge; `socket` is the path of its Envoy's admin socket."""
 
-    def __init__(self, admin: str) -> None:
-        self._admin = Admin(Path(admin))
+    def __init__(self, socket: str) -> None:
+        self._admin = admin.Admin(Path(socket))
 
     async def GetHealth(self, request: GetHealthRequest, context: Context) -> GetHealthResponse:
         """Returns the state of each service.
@@ -40,7 +36,7 @@ class EdgeService(EdgeServiceServicer):
         Raises:
             AdminError: Envoy's admin socket does not answer.
         """
-        return summarize(json.loads(await self._admin.get("/clusters?format=json")))
+        return summarize(await self._admin.clusters())
 
 
 def summarize(clusters: Mapping[str, Any]) -> GetHealthResponse:
@@ -49,23 +45,13 @@ def summarize(clusters: Mapping[str, Any]) -> GetHealthResponse:
     An instance is known in two clusters when its subset stands in for the other one; it counts once, and as healthy if
     either cluster's check says so.
     """
-    instances: dict[str, dict[str, bool]] = defaultdict(dict)
-    for cluster in clusters.get("cluster_statuses", ()):
-        name: str = cluster["name"]
-        if not name.endswith(_SUBSETS):
-            continue
-        found = instances[name.rpartition(".")[0]]
-        for host in cluster.get("host_statuses", ()):
-            address = json.dumps(host["address"], sort_keys=True)
-            found[address] = found.get(address, False) or _healthy(host.get("health_status", {}))
+    instances: dict[str, dict[tuple[str, int], bool]] = {name: {} for name in admin.services(clusters)}
+    for host in admin.hosts(clusters):
+        found, key = instances[host.service], (host.address, host.port)
+        found[key] = found.get(key, False) or host.healthy
     services = {name: _service_health(found.values()) for name, found in sorted(instances.items())}
     states = {s.state for s in services.values()}
     return GetHealthResponse(state=_worst(states), services=services)
-
-
-def _healthy(status: Mapping[str, Any]) -> bool:
-    failed = [key for key, value in status.items() if key.startswith("failed_") and value]
-    return not failed and status.get("eds_health_status", "HEALTHY") in ("HEALTHY", "UNKNOWN")
 
 
 def _service_health(instances: Iterable[bool]) -> ServiceHealth:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from mesh import admin
 from mesh.admin import Admin, AdminError, NobodyListensError
 from mesh.local.errors import RefusedError, StartError
 from mesh.local.events import Event
@@ -112,13 +112,10 @@ async def disagreeing(mesh: Running, service: str, seconds: float = AGREE_SECOND
 def hosts(clusters: Mapping[str, Any], service: str) -> dict[Host, bool]:
     """The instances of a service in Envoy's `/clusters`, and whether every cluster that has one counts it healthy."""
     found: dict[Host, bool] = {}
-    for cluster in clusters.get("cluster_statuses", ()):
-        if cluster["name"].startswith(f"{service}."):
-            for host in cluster.get("host_statuses", ()):
-                key = (host["hostname"], host["address"]["socket_address"]["port_value"])
-                status = host["health_status"]
-                sick = status.get("failed_active_health_check") or status.get("failed_outlier_check")
-                found[key] = found.get(key, True) and not sick
+    for host in admin.hosts(clusters):
+        if host.service == service:
+            key = (host.instance, host.port)
+            found[key] = found.get(key, True) and host.healthy
     return found
 
 
@@ -127,9 +124,9 @@ def _calls(topology: Topology, workload: Workload, service: str) -> bool:
     return caller == EDGE or (caller in topology.services and service in topology.services[caller].calls)
 
 
-async def _agrees(admin: Admin, service: str, ready: set[Host]) -> bool:
+async def _agrees(proxy: Admin, service: str, ready: set[Host]) -> bool:
     try:
-        return hosts(json.loads(await admin.get("/clusters?format=json")), service) == dict.fromkeys(ready, True)
+        return hosts(await proxy.clusters(), service) == dict.fromkeys(ready, True)
     except NobodyListensError:  # it calls nobody
         return True
     except AdminError:

@@ -24,6 +24,7 @@ class Walk:
     step: int = 0
     reason: str = ""
     reference: dict[str, Any] = field(default_factory=dict)
+    values_file: str = ""  # that the last weight is written into
 
     @property
     def weight(self) -> int:

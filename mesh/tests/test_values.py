@@ -279,6 +279,17 @@ def test_a_value_is_found_where_it_was_written() -> None:
     assert locate(files, "services", "food", "canary", "weight") == "b.yaml:2"
 
 
+def test_of_a_misspelt_service_the_first_thing_said_is_that_there_is_none() -> None:
+    """What follows from it would send whoever reads it the wrong way."""
+    files = [ValuesFile("a.yaml", services("replicas: 1"))]
+    for key, said in (("weight", "canary takes 10 %"), ("wieght", "unknown key 'wieght'")):
+        with pytest.raises(ValuesError) as caught:
+            load([*files, ValuesFile("--set", f"services: {{fod: {{canary: {{{key}: 10}}}}}}")])
+        first, second = caught.value.problems
+        assert first == "--set:1: services.fod: there is no service 'fod'; did you mean 'food'?"
+        assert said in second
+
+
 def test_a_stanza_without_a_contract_and_a_contract_without_a_stanza_are_named() -> None:
     contract = Contract.read()
     rest = {name: Service(name) for name in contract.methods if name not in ("edge", "food")}

@@ -76,6 +76,7 @@ def load(files: list[ValuesFile]) -> Topology:
     problems = dropped + find_problems(_validator(), node)
     topology = build(without(node, problems).plain())
     problems += sense.find_problems(topology, node, problems)
+    problems = sense.misspelt(topology, nodes[0], problems, node) + problems
     if problems:
         raise ValuesError(
             _sorted([problem.origin for problem in problems], [f"{p.origin}: {p.sentence}" for p in problems], files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from mesh.topology import EDGE, SUBSETS, Service, Topology, did_you_mean, find_cycle
 from mesh.values.layers import Node
@@ -28,6 +29,20 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
     if not known:
         found += _pools(topology)
     return [Problem.at(path, node.locate(path), sentence) for path, sentence in found]
+
+
+def misspelt(topology: Topology, chart: Node, problems: list[Problem], node: Node) -> list[Problem]:
+    """Stanzas with problems that the chart's own values do not have, under a name much like that of one they have."""
+    services = chart.value.get("services") if isinstance(chart.value, dict) else None
+    known = services.value.keys() if services and isinstance(services.value, dict) else ()
+    wrong = {problem.path[1] for problem in problems if problem.path[:1] == ("services",) and len(problem.path) > 1}
+    found = []
+    for name in topology.services:
+        if name in wrong and name not in known and get_close_matches(name, known, n=1):
+            path: Path = ("services", name)
+            meant = did_you_mean(name, known)
+            found.append(Problem.at(path, node.locate(path), f"there is no service {name!r}{meant}"))
+    return found
 
 
 def _calls(service: Service, topology: Topology) -> Iterator[tuple[Path, str]]:

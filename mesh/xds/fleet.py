@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from mesh.contract import Contract
 from mesh.topology import EDGE, SUBSETS, Instance, Topology
 from mesh.xds.plan import Host, Materials, Node, Plan, PlanError
+from mesh.xds.recovery import Recovery
 from mesh.xds.snapshot import Snapshot, SnapshotError, check_change, compile_node
 from mesh.xds.stream import Stream
 
 log = logging.getLogger(__name__)
 
 RECENT = 3  # plans whose resources are kept
+FORGOTTEN_SECONDS = 600.0  # after its last stream: pods come and go, each with an id of its own
 Kind = tuple[str, str]  # service and subset
 
 
@@ -25,6 +28,7 @@ class Proxy:
     node: Node
     snapshot: Snapshot | None = None
     streams: list[Stream] = field(default_factory=list)
+    left: float = 0.0  # when its last stream ended, as `time.monotonic` counts
 
     @property
     def settled(self) -> bool:
@@ -65,6 +69,7 @@ class Fleet:
         self.topology: Topology | None = None
         self.proxies: dict[str, Proxy] = {}
         self.hosts: dict[str, tuple[Host, ...]] = {}  # by who reported them
+        self.recovery = Recovery()
         self._materials = materials
         self._recent: list[Compiled] = []
 
@@ -75,6 +80,8 @@ class Fleet:
 
     def connect(self, node: Node, stream: Stream) -> Proxy:
         """A proxy opened a stream. It gets its snapshot now, if there is one for it."""
+        gone = time.monotonic() - FORGOTTEN_SECONDS
+        self.proxies = {id: p for id, p in self.proxies.items() if p.streams or p.left > gone}
         proxy = self.proxies.setdefault(node.id, Proxy(node))
         proxy.node = node
         proxy.streams.append(stream)
@@ -87,6 +94,7 @@ class Fleet:
     def disconnect(self, proxy: Proxy, stream: Stream) -> None:
         """A stream ended."""
         proxy.streams.remove(stream)
+        proxy.left = time.monotonic()
 
     def check(self, topology: Topology) -> None:
         """Compiles for every proxy that is known and every instance that the topology names, and publishes nothing.
@@ -115,6 +123,10 @@ class Fleet:
         wanted = set(kinds)
         return sum(bool(p.streams) and (p.node.service, p.node.subset) in wanted for p in self.proxies.values())
 
+    def late(self) -> list[Proxy]:
+        """The proxies that have not answered to all of their last snapshot."""
+        return [proxy for proxy in self.proxies.values() if proxy.snapshot and not proxy.settled]
+
     def adopt(self, topology: Topology | None) -> list[Proxy]:
         """Takes these values. Returns the connected proxies that are to get something new.
 
@@ -128,8 +140,20 @@ class Fleet:
 
     def report(self, source: str, hosts: Iterable[Host]) -> list[Proxy]:
         """Takes all endpoints that one source knows. Returns the connected proxies that are to get something new."""
+        before = self._all_hosts()
         self.hosts = {**self.hosts, source: tuple(hosts)}
+        self.recovery.note(before, self._all_hosts())
         return self._publish()
+
+    def recovered(self) -> None:
+        """The grace after a start is over: whoever keeps more endpoints than are known here gets those that are."""
+        self.recovery.over = True
+        for proxy in self.proxies.values():
+            for stream in proxy.streams:
+                if proxy.snapshot:
+                    stream.publish(proxy.snapshot)
+                if kept := ", ".join(sorted(stream.kept())):
+                    log.warning("%s keeps what it had of %s: nobody reports any", proxy.node.id, kept)
 
     def _publish(self) -> list[Proxy]:
         if self.topology is None or not self.published:
@@ -155,13 +179,16 @@ class Fleet:
 
     def _compiled(self, topology: Topology) -> Compiled:
         """One of the last again, if it is of the same values and endpoints: an edit compares old and new."""
-        hosts = tuple(host for reported in self.hosts.values() for host in reported)
+        hosts = self._all_hosts()
         for compiled in self._recent:
             if compiled.plan.topology == topology and compiled.plan.hosts == hosts:
                 return compiled
         made = Compiled(Plan(topology, self.contract, self._materials, hosts))
         self._recent = [made, *self._recent[: RECENT - 1]]
         return made
+
+    def _all_hosts(self) -> tuple[Host, ...]:
+        return tuple(host for reported in self.hosts.values() for host in reported)
 
     def _nodes(self, topology: Topology) -> list[Node]:
         known = [p.node for p in self.proxies.values() if p.node.service == EDGE or p.node.service in topology.services]

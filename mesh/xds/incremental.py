@@ -7,7 +7,7 @@ from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Resource
 
-from mesh.xds.snapshot import Versioned, version
+from mesh.xds.snapshot import Versioned, hosts_in, version
 from mesh.xds.stream import Stream, Subscription
 
 
@@ -16,6 +16,9 @@ class Incremental(Stream):
 
     A response that is refused is sent again, a resource at a time, so that one bad resource holds back no good one.
     """
+
+    def _brought(self, request: Any) -> dict[str, int | None]:
+        return {name: hosts_in(held) for name, held in request.initial_resource_versions.items()}
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         added = frozenset(request.resource_names_subscribe) - {"*"}

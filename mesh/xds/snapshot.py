@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -49,16 +49,22 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that one proxy is sent: by type URL, by name. `declared` are the clusters that the topology gives it."""
+    """All that one proxy is sent: by type URL, by name. `declared` are the clusters that the topology gives it.
+
+    `hosts` is how many endpoints stand behind each.
+    """
 
     node: str
     resources: Mapping[str, Resources]
     declared: frozenset[str]
+    hosts: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def versioned(self) -> dict[str, dict[str, Versioned]]:
         """The resources with their versions, hashed once."""
-        return {t: {n: Versioned(_hash(r.value), r) for n, r in self.resources[t].items()} for t in ORDER}
+        found = {t: {n: Versioned(_hash(r.value), r) for n, r in self.resources[t].items()} for t in ORDER}
+        assigned = found[EDS].items()
+        return {**found, EDS: {n: Versioned(f"{e.version}-{self.hosts.get(n, 0)}", e.resource) for n, e in assigned}}
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -69,6 +75,12 @@ class Snapshot:
 def version(resources: Mapping[str, Versioned]) -> str:
     """A hash of names and contents: the same for the same meaning, in any process."""
     return _hash("".join(f"{len(name)}:{name}{resources[name].version}" for name in sorted(resources)).encode())
+
+
+def hosts_in(version: str) -> int | None:
+    """How many endpoints an assignment of this version holds: a proxy brings it to a control plane that knows none."""
+    count = version.rpartition("-")[2]
+    return int(count) if "-" in version and count.isdecimal() else None
 
 
 def _hash(content: bytes) -> str:
@@ -92,7 +104,8 @@ def compile_node(plan: NodePlan) -> Snapshot:
     if problems:
         raise SnapshotError([f"{plan.node.id}: {p}" for p in problems])
     packed = {type_url: {_name(m): pb.pack(m) for m in messages} for type_url, messages in found.items()}
-    return Snapshot(plan.node.id, packed, frozenset([clusters.APP, *(t.name for t in plan.targets)]))
+    hosts = {t.name: sum(map(len, t.hosts)) for t in plan.targets}
+    return Snapshot(plan.node.id, packed, frozenset([clusters.APP, *hosts]), hosts)
 
 
 def check_change(old: Snapshot | None, new: Snapshot) -> None:
@@ -109,12 +122,10 @@ def check_change(old: Snapshot | None, new: Snapshot) -> None:
         raise SnapshotError([f"{new.node}: would drop {', '.join(sorted(lost))}, which the values still declare"])
 
 
-def as_json(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
+def as_json(snapshot: Snapshot, types: Iterable[str] = ORDER) -> dict[str, list[dict[str, Any]]]:
     """The resources in Envoy's own JSON form, by short type name."""
-    return {
-        SHORT[type_url]: [_plain(resources[name]) for name in sorted(resources)]
-        for type_url, resources in snapshot.resources.items()
-    }
+    found = {type_url: snapshot.resources[type_url] for type_url in types}
+    return {SHORT[t]: [_plain(resources[name]) for name in sorted(resources)] for t, resources in found.items()}
 
 
 def _plain(resource: any_pb2.Any) -> dict[str, Any]:

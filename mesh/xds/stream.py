@@ -19,6 +19,8 @@ from mesh.xds.snapshot import CDS, EDS, LDS, ORDER, RDS, SHORT, Snapshot, Versio
 WILDCARD = (CDS, LDS)  # Envoy takes all clusters and listeners there are; the other types it names
 POINTS_AT = {CDS: EDS, LDS: RDS}  # a changed cluster or listener warms until these are sent again
 
+Keeps = Callable[[str, int | None, int], bool]  # as `Recovery.keeps`
+
 
 @dataclass
 class Subscription:
@@ -36,6 +38,7 @@ class Subscription:
     acknowledged: str = ""  # version
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)  # nonce and text of open refusals, by resource
     alone: set[str] = field(default_factory=set)  # were refused together: are sent again one at a time
+    brought: dict[str, int | None] = field(default_factory=dict)  # endpoints of an earlier stream: how many, by cluster
 
     @property
     def outstanding(self) -> bool:
@@ -55,11 +58,12 @@ class Subscription:
 class Stream:
     """The state of one stream. Feed it `request` and `publish`; send what `responses` yields.
 
-    `on_publish` is called when there may be something new to send.
+    `on_publish` is called when there may be something new to send. `keeps` decides on endpoints that the proxy brings.
     """
 
-    def __init__(self, on_publish: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_publish: Callable[[], None] = lambda: None, keeps: Keeps = lambda *_: False) -> None:
         self._on_publish = on_publish
+        self._keeps = keeps
         self.target: Snapshot | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._nonces = count(1)
@@ -81,7 +85,10 @@ class Stream:
         if request.type_url not in ORDER:
             return  # a type that we never serve: Envoy's initial fetch timeout covers it
         self._forget()
-        subscription = self._subscriptions.setdefault(request.type_url, Subscription(request.type_url in WILDCARD))
+        if request.type_url not in self._subscriptions:
+            brought = self._brought(request) if request.type_url == EDS else {}
+            self._subscriptions[request.type_url] = Subscription(request.type_url in WILDCARD, brought=brought)
+        subscription = self._subscriptions[request.type_url]
         self._subscribe(subscription, request)
         if not request.response_nonce or request.response_nonce != subscription.nonce or subscription.answered:
             return
@@ -96,7 +103,7 @@ class Stream:
 
         Endpoints do not wait until the clusters are taken: Envoy acknowledges clusters only once they are warm.
         """
-        if self.target is None:
+        if self.target is None or self._resumes(self.target):
             return
         for pointing, pointed_at in POINTS_AT.items():
             for type_url in (pointing, pointed_at):
@@ -137,6 +144,22 @@ class Stream:
         """Acknowledged versions by short type name."""
         return {SHORT[t]: s.acknowledged for t, s in self._subscriptions.items() if s.acknowledged}
 
+    def kept(self) -> frozenset[str]:
+        """Clusters of which the proxy keeps the endpoints that it brought, and which therefore stay as they are."""
+        eds, target = self._subscriptions.get(EDS), self.target
+        if eds is None or target is None:
+            return frozenset()
+        return frozenset(n for n, had in eds.brought.items() if self._keeps(n, had, target.hosts.get(n, 0)))
+
+    def _resumes(self, target: Snapshot) -> bool:
+        """Whether the proxy has clusters of an earlier stream, and is yet to say which endpoints it has for them."""
+        cds = self._subscriptions.get(CDS)
+        return cds is not None and EDS not in self._subscriptions and bool(cds.sent.keys() & target.resources[EDS])
+
+    def _brought(self, request: Any) -> dict[str, int | None]:
+        """The endpoints that a proxy has when it first asks for some: how many by cluster, None if it does not say."""
+        raise NotImplementedError
+
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         raise NotImplementedError
 
@@ -160,6 +183,8 @@ class Stream:
         response = self._encode(type_url, subscription, wanted)
         subscription.sent_version = version(subscription.sent)
         subscription.stale.difference_update(subscription.in_flight)
+        for name in subscription.in_flight:
+            subscription.brought.pop(name, None)
         changed = {n for n in subscription.in_flight if n not in before or before[n].version != wanted[n].version}
         pointed_at = self._subscriptions.get(POINTS_AT.get(type_url, ""))
         if pointed_at and changed:
@@ -167,14 +192,25 @@ class Stream:
         return response
 
     def _wanted(self, type_url: str, target: Snapshot) -> Mapping[str, Versioned]:
-        new, subscription = target.versioned[type_url], self._subscriptions[type_url]
+        new, subscription = self._spared(type_url, target), self._subscriptions[type_url]
         if not subscription.wildcard:
-            kept = {**subscription.sent, **new}
-            return {name: kept[name] for name in subscription.names if name in kept}
+            known = {**subscription.sent, **new}
+            return {name: known[name] for name in subscription.names if name in known}
         dropped = subscription.sent.keys() - new.keys()
         if type_url == CDS and dropped and not (self._taken(LDS, target) and self._taken(RDS, target)):
             return {**subscription.sent, **new}  # old routes may still point at old clusters
         return new
+
+    def _spared(self, type_url: str, target: Snapshot) -> Mapping[str, Versioned]:
+        """The resources of the target but for those that the proxy keeps: a changed cluster would need endpoints."""
+        new, kept = target.versioned[type_url], self.kept() if type_url in (CDS, EDS) else ()
+        if not kept:
+            return new
+        sent = self._subscriptions[type_url].sent
+        if type_url == EDS:
+            return {name: entry for name, entry in new.items() if name not in kept}
+        own = {name for name in kept if name in new and name in sent and sent[name].resource is None}
+        return {**new, **{name: sent[name] for name in own}}
 
     def _taken(self, type_url: str, target: Snapshot) -> bool:
         """Whether the proxy has answered, well or badly, to this type, and nothing more is to be sent now."""
@@ -197,6 +233,9 @@ class Stream:
 
 class StateOfTheWorld(Stream):
     """Each response holds all of its type; a refusal is of all of it."""
+
+    def _brought(self, request: Any) -> dict[str, int | None]:
+        return dict.fromkeys(request.resource_names) if request.version_info else {}
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         names = frozenset(request.resource_names)

@@ -52,16 +52,17 @@ def test_a_host_is_healthy_when_every_cluster_that_has_it_says_so() -> None:
         return {"hostname": instance, "address": address, "health_status": {"eds_health_status": "HEALTHY", **status}}
 
     well, sick = host("food-0", 1), host("food-0", 1, failed_active_health_check=True)
+    leaving = host("food-1", 4, eds_health_status="DRAINING")
     fine, ejected = host("food-canary-0", 2), host("food-canary-0", 2, failed_outlier_check=True)
     clusters = {
         "cluster_statuses": [
             {"name": "food.stable", "host_statuses": [sick, fine]},
-            {"name": "food.canary", "host_statuses": [well, ejected]},
+            {"name": "food.canary", "host_statuses": [well, ejected, leaving]},
             {"name": "foodie.stable", "host_statuses": [host("foodie-0", 3)]},
             {"name": "app"},
         ]
     }
-    assert hosts(clusters, "food") == {("food-0", 1): False, ("food-canary-0", 2): False}
+    assert hosts(clusters, "food") == {("food-0", 1): False, ("food-canary-0", 2): False, ("food-1", 4): False}
     assert hosts({"cluster_statuses": [{"name": "food.stable", "host_statuses": [well]}]}, "food") == {
         ("food-0", 1): True
     }

@@ -56,7 +56,9 @@ async def test_a_bad_canary_is_taken_back(walked: Walked, fail_every: int, slow:
 
 
 async def test_killed_at_every_act_of_a_promotion_it_goes_on_to_100(walked: Walked) -> None:
-    await walked.rollout(*BEGIN, killed_at=2)
+    values = walked.paths.home / "mine.yaml"
+    values.write_text("services: { food: { canary: { weight: 3 } } } # mine\n")
+    await walked.rollout(*BEGIN, "--write-values", str(values), killed_at=2)
     assert (walked.left(), await walked.weight()) == (("walking", 30), 0)  # written, not applied
     await walked.rollout("--resume", killed_at=3)
     assert (walked.left(), await walked.weight()) == (("walking", 30), 30)  # applied, not watched
@@ -64,9 +66,7 @@ async def test_killed_at_every_act_of_a_promotion_it_goes_on_to_100(walked: Walk
     assert (walked.left(), await walked.weight()) == (("walking", 100), 30)  # watched; the next one written
     await walked.rollout("--resume", killed_at=4)
     assert (walked.left(), await walked.weight()) == (("walking", 100), 100)  # watched; the end not written
-    values = walked.paths.home / "mine.yaml"
-    values.write_text("services: { food: { canary: { weight: 3 } } } # mine\n")
-    code, out = await walked.rollout("--resume", "--write-values", str(values))
+    code, out = await walked.rollout("--resume")  # the file to write was named at the start
     assert code == 0, out
     assert values.read_text() == "services: { food: { canary: { weight: 100 } } } # mine\n"
     assert (walked.left(), await walked.weight()) == (("promoted", 100), 100)

@@ -19,6 +19,7 @@ from nourish.mesh.v1 import control_pb2_grpc, registry_pb2_grpc
 from mesh.contract import Contract
 from mesh.xds.fleet import Fleet
 from mesh.xds.plan import Materials
+from mesh.xds.recovery import GRACE_SECONDS
 from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.edits import Edits
@@ -58,8 +59,10 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | 
     finally:
         os.umask(umask)
     log.info("control plane on %s", address)
+    grace = asyncio.get_running_loop().call_later(GRACE_SECONDS, fleet.recovered)
     watching = asyncio.create_task(watched.forever()) if watched else None
     await stop.wait()
+    grace.cancel()
     if watching:
         watching.cancel()
     await server.stop(grace=0.2)

@@ -10,7 +10,7 @@ from mesh.topology import Topology
 from mesh.xds.changes import Change, differences
 from mesh.xds.fleet import Fleet
 from mesh.xds.plan import PlanError
-from mesh.xds.server.validate import Validator
+from mesh.xds.server.validate import NotJudgedError, Validator
 from mesh.xds.snapshot import SnapshotError
 
 TRIED = 24  # differences; a run of Envoy each
@@ -31,7 +31,7 @@ class Blame:
         changes = differences(old, new)
         guilty = {}
         if len(changes) > 1:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, NotJudgedError):
                 async with asyncio.timeout(SECONDS):
                     for change in changes[:TRIED]:
                         if text := await self._alone(old or _bare(new), change):

@@ -49,7 +49,7 @@ class DiscoveryService:
             log.error("%s", refusal)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
         wake = asyncio.Event()
-        stream = variant(wake.set)
+        stream = variant(wake.set, self._fleet.recovery.keeps)
         proxy = self._fleet.connect(node, stream)
         stream.request(first)
         log.info("%s: connected", node.id)

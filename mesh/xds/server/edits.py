@@ -17,7 +17,7 @@ from mesh.xds.fleet import Fleet, Proxy
 from mesh.xds.plan import PlanError
 from mesh.xds.server.blame import Blame, suspects
 from mesh.xds.server.progress import Progress, all_settled
-from mesh.xds.server.validate import Validator
+from mesh.xds.server.validate import NotJudgedError, Validator
 from mesh.xds.snapshot import SnapshotError
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,9 @@ class Edits:
                 return await self._push(topology, described, edit)
             except (values.ValuesError, SnapshotError) as error:
                 return self._answer(self._fleet.topology, applied=False, errors=error.problems)
+            except NotJudgedError as error:
+                unknown = f"{error}: the edit was not judged, and nothing was changed; apply it again"
+                return self._answer(self._fleet.topology, applied=False, errors=[unknown], again=True)
 
     def _still(self, base: str) -> None:
         now = changes.revision(self._fleet.topology) if self._fleet.topology else ""
@@ -124,18 +127,18 @@ class Edits:
         silent = [p for p in changed if not p.settled]
         if errors := refused() or [f"{p.node.id} did not answer within {edit.seconds:g} s" for p in silent]:
             named = suspects(changes.differences(good, topology), edit.files, errors)
-            return await self._restore(good, named, silent)
+            return await self._restore(good, named, silent, again=not refused())
         answer = self._answer(topology, applied=True, changes=described, proxies=[p.node.id for p in changed])
         answer.converged_in.CopyFrom(pb.seconds(took))
         return answer
 
     async def _restore(
-        self, good: Topology | None, errors: list[str], silent: list[Proxy]
+        self, good: Topology | None, errors: list[str], silent: list[Proxy], *, again: bool
     ) -> control_pb2.ApplyValuesResponse:
         changed = [proxy for proxy in self._fleet.adopt(good) if proxy not in silent]
         await self._progress.until(lambda: all_settled(changed), RESTORE_SECONDS)
         log.error("edit undone: %s", "; ".join(errors))
-        return self._answer(good, applied=False, errors=errors)
+        return self._answer(good, applied=False, errors=errors, again=again)
 
     def _answer(self, topology: Topology | None, **fields: Any) -> control_pb2.ApplyValuesResponse:
         revision = changes.revision(topology) if topology else ""

@@ -11,7 +11,7 @@ import grpc
 from nourish.mesh.v1 import registry_pb2, registry_pb2_grpc
 
 from mesh.xds import pb
-from mesh.xds.fleet import Fleet, Proxy
+from mesh.xds.fleet import Fleet
 from mesh.xds.plan import Host
 from mesh.xds.server import peer
 from mesh.xds.server.calls import at_most, validate
@@ -20,9 +20,6 @@ from mesh.xds.server.progress import Progress, all_settled
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 60.0
-# After a start, what only leased sources have told is held back for so long: the runner or
-# the cluster knows the rest, and without it every other endpoint would vanish from the proxies.
-HOLD_SECONDS = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,19 +32,20 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         self._progress = progress
         self._epoch = epoch
         self._ends: dict[str, asyncio.TimerHandle] = {}
-        self._held: dict[str, list[Host]] = {}
-        self._release = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._publish_held)
 
     async def ReportEndpoints(
         self, request: registry_pb2.ReportEndpointsRequest, context: Context
     ) -> registry_pb2.ReportEndpointsResponse:
-        """Publishes at once: a withdrawn instance must not wait for an edit that is under way."""
+        """Publishes at once: a withdrawn instance must not wait for an edit that is under way.
+
+        Whom it waits for are all that have not answered yet: an earlier report may have brought them the same.
+        """
         await validate(request, context)
         source = await self._source(request, context)
-        changed = self._take(source, [_host(e) for e in request.endpoints], _lease(request))
-        if request.wait:
-            await self._progress.until(lambda: all_settled(changed), at_most(WAIT_SECONDS, context))
-        waiting = [proxy.node.id for proxy in changed if request.wait and not proxy.settled]
+        self._take(source, [_host(e) for e in request.endpoints], _lease(request))
+        late = self._fleet.late() if request.wait else []
+        await self._progress.until(lambda: all_settled(late), at_most(WAIT_SECONDS, context))
+        waiting = [proxy.node.id for proxy in late if not proxy.settled]
         answer = registry_pb2.ReportEndpointsResponse(epoch=self._epoch, waiting=waiting)
         if request.HasField("lease"):
             answer.lease.CopyFrom(request.lease)
@@ -56,10 +54,10 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
     async def ListEndpoints(
         self, request: registry_pb2.ListEndpointsRequest, context: Context
     ) -> registry_pb2.ListEndpointsResponse:
-        """What each source has reported, that which is held back too."""
+        """What each source has reported."""
         now = asyncio.get_running_loop().time()
         answer = registry_pb2.ListEndpointsResponse()
-        for source, hosts in sorted({**self._fleet.hosts, **self._held}.items()):
+        for source, hosts in sorted(self._fleet.hosts.items()):
             entry = answer.sources.add(name=source, endpoints=map(endpoint, hosts))
             if source in self._ends:
                 entry.lease_left.CopyFrom(pb.seconds(max(0.0, self._ends[source].when() - now)))
@@ -67,7 +65,7 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
 
     def close(self) -> None:
         """No lease ends any more."""
-        for timer in (self._release, *self._ends.values()):
+        for timer in self._ends.values():
             timer.cancel()
 
     async def _source(self, request: registry_pb2.ReportEndpointsRequest, context: Context) -> str:
@@ -90,26 +88,15 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
             )
         return f"{service}/{request.source}"
 
-    def _take(self, source: str, hosts: list[Host], lease: float | None) -> list[Proxy]:
+    def _take(self, source: str, hosts: list[Host], lease: float | None) -> None:
         if timer := self._ends.pop(source, None):
             timer.cancel()
         if lease is not None and hosts:
             self._ends[source] = asyncio.get_running_loop().call_later(lease, self._expire, source)
-        if lease is not None and not self._fleet.hosts and not self._release.cancelled():
-            self._held[source] = hosts
-            return []
-        self._held.pop(source, None)
-        changed = self._fleet.report(source, hosts)
-        return list(dict.fromkeys([*changed, *self._publish_held()]))
-
-    def _publish_held(self) -> list[Proxy]:
-        self._release.cancel()
-        held, self._held = self._held, {}
-        return [proxy for source, hosts in held.items() for proxy in self._fleet.report(source, hosts)]
+        self._fleet.report(source, hosts)
 
     def _expire(self, source: str) -> None:
         del self._ends[source]
-        self._held.pop(source, None)
         gone = self._fleet.hosts.get(source, ())
         log.warning("%s: its lease ended, withdrawn: %s", source, ", ".join(h.instance for h in gone) or "nothing")
         if gone:

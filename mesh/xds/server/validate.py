@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import signal
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,6 +24,10 @@ _ERROR = re.compile(r"error initializing config(?:uration)? '[^']*': (?P<text>.*
 _LOG_PREFIX = re.compile(r"^\[\d{4}-[^\]]*\](\[[^\]]*\])* *(\[[^\]]*\] *)?")
 
 
+class NotJudgedError(Exception):
+    """Envoy gave no verdict. It says nothing of the values."""
+
+
 class Validator:
     """Asks Envoy about each configuration once: what it has accepted is remembered by content."""
 
@@ -35,7 +40,11 @@ class Validator:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def refusals(self, snapshots: Iterable[Snapshot]) -> dict[str, str]:
-        """What Envoy has against them, a sentence by node; empty if it takes them all."""
+        """What Envoy has against them, a sentence by node; empty if it takes them all.
+
+        Raises:
+            NotJudgedError: it was ended, or took too long.
+        """
         new: dict[str, Snapshot] = {}
         for snapshot in snapshots:
             if (key := _key(snapshot)) not in self._good:
@@ -76,13 +85,22 @@ class Validator:
             async with asyncio.timeout(SECONDS):
                 output, _ = await process.communicate()
         except TimeoutError:
-            return f"Envoy did not judge it within {SECONDS:g} s"
+            raise NotJudgedError(f"Envoy did not judge it within {SECONDS:g} s") from None
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+        if process.returncode and process.returncode < 0:
+            raise NotJudgedError(f"Envoy was ended by {_name(-process.returncode)} while it judged it")
         return "" if process.returncode == 0 else sentence(output.decode(errors="replace"), config.parent)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def sentence(output: str, folder: Path) -> str:
@@ -94,16 +112,18 @@ def sentence(output: str, folder: Path) -> str:
 
 
 def bootstrap(batch: list[Snapshot], folder: Path) -> dict[str, Any]:
-    """A whole configuration that needs no control plane and no file but those it writes into `folder`."""
+    """A whole configuration that needs no control plane and no file but those it writes into `folder`.
+
+    It has no endpoints: they come from who is bound to them, and a thousand of them would be most of the work.
+    """
     secrets = folder / "secrets.json"
     secrets.write_text('{"resources": []}')
     listeners: list[dict[str, Any]] = []
     clusters: dict[str, Any] = {}
     for snapshot in batch:
-        found: dict[str, Any] = _grounded(as_json(snapshot), secrets)
-        assigned = {a["cluster_name"]: a for a in found["eds"]}
+        found: dict[str, Any] = _grounded(as_json(snapshot, (CDS, LDS, RDS)), secrets)
         routes = {r["name"]: r for r in found["rds"]}
-        clusters.update({c["name"]: _static(c, assigned) for c in found["cds"]})
+        clusters.update({c["name"]: _static(c) for c in found["cds"]})
         for one in found["lds"]:
             name = f"{snapshot.node}/{one['name']}"  # nodes that share a run share no listener: name and address differ
             address = {"pipe": {"path": f"/{len(listeners)}"}}
@@ -114,11 +134,11 @@ def bootstrap(batch: list[Snapshot], folder: Path) -> dict[str, Any]:
     return {"node": {"id": "validate", "cluster": "validate"}, "admin": admin, "static_resources": static}
 
 
-def _static(cluster: dict[str, Any], assigned: dict[str, Any]) -> dict[str, Any]:
+def _static(cluster: dict[str, Any]) -> dict[str, Any]:
     if "eds_cluster_config" not in cluster:
         return cluster
     kept = {k: v for k, v in cluster.items() if k != "eds_cluster_config"}
-    return {**kept, "type": "STATIC", "load_assignment": assigned[cluster["name"]]}
+    return {**kept, "type": "STATIC", "load_assignment": {"cluster_name": cluster["name"]}}
 
 
 def _inlined(value: Any, routes: dict[str, Any]) -> Any:

@@ -34,8 +34,7 @@ def _method(service: str, name: str, **policy: object) -> Method:
     )
 
 
-@pytest.fixture(scope="session")
-def contract() -> Contract:
+def small_contract() -> Contract:
     return Contract(
         methods={
             "store": (
@@ -60,6 +59,11 @@ def contract() -> Contract:
         },
         descriptors=descriptors.build(),
     )
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    return small_contract()
 
 
 @pytest.fixture(scope="session")

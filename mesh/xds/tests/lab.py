@@ -142,12 +142,12 @@ class Lab:
         await lab.start_control()
         return lab
 
-    async def start_control(self) -> None:
-        """Starts a control plane that knows nothing yet."""
+    async def start_control(self, values: Path | None = None) -> None:
+        """Starts a control plane that knows nothing yet, or what stands in watched values."""
         fleet = Fleet(self.contract, Materials((self.identity / "jwks.json").read_text(), LUA))
         self._stop = asyncio.Event()
         address = f"unix:{self.folder}/control.sock"
-        self._served = asyncio.create_task(serve(address, fleet, self._stop))
+        self._served = asyncio.create_task(serve(address, fleet, self._stop, values))
         self._channel = grpc.aio.insecure_channel(address)
         self.control = control_pb2_grpc.ControlServiceStub(self._channel)
         self.registry = registry_pb2_grpc.RegistryServiceStub(self._channel)
@@ -161,6 +161,9 @@ class Lab:
     async def connected(self, *ids: str) -> bool:
         mesh = await self.control.GetMesh(control_pb2.GetMeshRequest())
         return {proxy.node for proxy in mesh.proxies if proxy.connected} >= set(ids)
+
+    async def known(self) -> set[str]:
+        return {proxy.node for proxy in (await self.control.GetMesh(control_pb2.GetMeshRequest())).proxies}
 
     async def proxy(self, id: str, *, subset: str = "stable", identity: str | None = None) -> Proxy:
         """Starts an Envoy for an instance; `identity` is whose certificate it holds, its own service's by default."""
@@ -202,7 +205,7 @@ class Lab:
         file = control_pb2.ValuesFile(path="values.yaml", content=text)
         return await self.control.ApplyValues(control_pb2.ApplyValuesRequest(files=[file], **fields))
 
-    async def report(self, *ids: str, wait: bool = False) -> registry_pb2.ReportEndpointsResponse:
+    async def report(self, *ids: str, wait: bool = False, seconds: float = 15) -> registry_pb2.ReportEndpointsResponse:
         endpoints = [
             registry_pb2.Endpoint(
                 service=id.partition("-")[0],
@@ -214,7 +217,7 @@ class Lab:
             for id in ids
         ]
         request = registry_pb2.ReportEndpointsRequest(source="test", endpoints=endpoints, wait=wait)
-        return await self.registry.ReportEndpoints(request, timeout=15)
+        return await self.registry.ReportEndpoints(request, timeout=seconds)
 
     async def healthy(self, caller: str, *ids: str) -> None:
         """Waits until `caller` counts all of these instances, and no others, as healthy, in every cluster."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,9 +13,10 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from nourish.mesh.v1 import control_pb2
 
+from mesh import engine
 from mesh.xds import fleet
 from mesh.xds.snapshot import RDS, Snapshot
-from mesh.xds.tests.lab import Lab, call, poll
+from mesh.xds.tests.lab import ENVOY, Lab, call, poll
 from mesh.xds.tests.test_mesh import GET, start, values
 
 
@@ -32,7 +34,7 @@ async def test_nack_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
             bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
-            return Snapshot(snapshot.node, bad, snapshot.declared)
+            return replace(snapshot, resources=bad)
         return snapshot
 
     monkeypatch.setattr(fleet, "compile_node", compile_badly)
@@ -64,7 +66,7 @@ async def test_envoy_judges_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, mor
             config.CopyFrom(snapshot.resources[RDS]["egress"])
             config.value += config.value  # the virtual host twice
             bad = {**snapshot.resources, RDS: {**snapshot.resources[RDS], "egress": config}}
-            return Snapshot(snapshot.node, bad, snapshot.declared)
+            return replace(snapshot, resources=bad)
         return snapshot
 
     monkeypatch.setattr(fleet, "compile_node", compile_badly)
@@ -77,6 +79,23 @@ async def test_envoy_judges_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, mor
     after = await lab.control.GetMesh(control_pb2.GetMeshRequest())
     assert list(after.proxies) == list(before.proxies)
     assert (await lab.apply(values(67, more=more))).changes[0] == "store: canary 10 % -> 67 %, 1 proxy"
+
+
+async def test_a_death_of_the_judge_is_no_verdict(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values are not blamed for it, the signal is named, and the same edit is taken once Envoy lives."""
+    judge, dies = lab.folder / "judge", lab.folder / "dies"
+    judge.write_text(f'#!/bin/sh\n[ -e {dies} ] && kill -s SEGV $$\nexec {ENVOY} "$@"\n')
+    judge.chmod(0o700)
+    dies.touch()
+    monkeypatch.setattr(engine, "envoy", lambda: judge)
+    await lab.stop_control()
+    await lab.start_control()
+    answer = await lab.apply(values(10))
+    assert (answer.applied, answer.again) == (False, True)
+    (error,) = answer.errors
+    assert error.startswith("Envoy was ended by SIGSEGV while it judged it: the edit was not judged")
+    dies.unlink()
+    assert (await lab.apply(values(10))).applied
 
 
 async def test_an_edit_made_from_an_older_revision_is_refused(lab: Lab) -> None:
@@ -98,7 +117,7 @@ async def test_silence_is_undone(lab: Lab) -> None:
         answer = await lab.apply(values(90), timeout=duration_pb2.Duration(seconds=1))
     finally:
         frozen.send_signal(signal.SIGCONT)
-    assert not answer.applied
+    assert (answer.applied, answer.again) == (False, True)
     assert answer.errors == ["values.yaml:4: services.store.canary.weight: front-1 did not answer within 1 s"]
 
     async def restored() -> bool:
@@ -158,6 +177,19 @@ async def test_withdrawal_does_not_wait_for_an_edit(lab: Lab) -> None:
         frozen.send_signal(signal.SIGCONT)
     await lab.healthy("front-0", "store-1")
     await lab.healthy("front-1", "store-1")
+
+
+async def test_a_report_waits_for_what_an_earlier_one_brought(lab: Lab) -> None:
+    """Who waits is told of every proxy that has not answered, though nothing of this report was new."""
+    await start(lab, "store-0", "store-1", "front-0", weight=0)
+    frozen = lab.proxies["front-0"].process
+    frozen.send_signal(signal.SIGSTOP)
+    try:
+        assert not (await lab.report("store-1")).waiting
+        assert (await lab.report("store-1", wait=True, seconds=1)).waiting == ["front-0"]
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+    assert not (await lab.report("store-1", wait=True)).waiting
 
 
 async def test_scope_and_node_config(lab: Lab) -> None:

@@ -9,7 +9,6 @@ import grpc
 import pytest
 from nourish.mesh.v1 import registry_pb2
 
-from mesh.xds.server import registry
 from mesh.xds.tests.lab import Lab, poll
 
 VALUES = "services: {store: {}, front: {calls: [store]}}"
@@ -78,36 +77,6 @@ async def test_a_certificate_reports_its_own_service_by_lease_under_names_of_its
     assert await refused(alien) is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_what_leased_sources_tell_a_new_control_plane_waits_for_the_runner(lab: Lab) -> None:
-    """Published alone, it would take every other endpoint from the proxies."""
-    assert (await lab.apply(VALUES)).applied
-    await report(lab, "worker", "store-9", lease=60)
-    assert await _published(lab) == []
-    await report(lab, "runner", "front-0")
-    assert await _published(lab) == ["front-0", "store-9"]
-
-
-async def test_without_a_runner_leased_sources_are_published_in_the_end(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await lab.stop_control()
-    monkeypatch.setattr(registry, "HOLD_SECONDS", 0.05)
-    await lab.start_control()
-    assert (await lab.apply(VALUES)).applied
-    await report(lab, "worker", "store-9", lease=60)
-
-    async def there() -> bool:
-        return await _published(lab) == ["store-9"]
-
-    await poll(there)
-
-
 async def _sources(lab: Lab) -> AsyncIterator[registry_pb2.EndpointSource]:
     for source in (await lab.registry.ListEndpoints(registry_pb2.ListEndpointsRequest())).sources:
         yield source
-
-
-async def _published(lab: Lab) -> list[str]:
-    from nourish.mesh.v1 import control_pb2
-
-    return sorted(e.instance for e in (await lab.control.GetMesh(control_pb2.GetMeshRequest())).endpoints)

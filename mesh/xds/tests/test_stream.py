@@ -191,7 +191,7 @@ def test_endpoints_follow_a_changed_cluster(plan: Plan, snapshot: Callable[..., 
     target = snapshot()
     changed = dict(target.resources[CDS])
     changed["store.stable"] = changed["store.canary"]
-    proxy.stream.publish(Snapshot(target.node, {**target.resources, CDS: changed}, target.declared))
+    proxy.stream.publish(replace(target, resources={**target.resources, CDS: changed}))
     first, second = proxy.stream.responses()
     assert [SHORT[r.type_url] for r in (first, second)] == ["cds", "eds"]
     assert version_of(second) == target.versions[EDS]

@@ -165,7 +165,9 @@ type ApplyValuesResponse struct {
 	// Whether the edit is in force. If not, errors say why and the last good configuration is.
 	Applied bool `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
 	// Why not, a sentence each with the file and line.
-	Errors        []string `protobuf:"bytes,6,rep,name=errors,proto3" json:"errors,omitempty"`
+	Errors []string `protobuf:"bytes,6,rep,name=errors,proto3" json:"errors,omitempty"`
+	// Whether nothing was found wrong with the edit: proxies were silent, or Envoy was ended before it had judged it.
+	Again         bool `protobuf:"varint,7,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +242,13 @@ func (x *ApplyValuesResponse) GetErrors() []string {
 		return x.Errors
 	}
 	return nil
+}
+
+func (x *ApplyValuesResponse) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
 }
 
 // Asks for the mesh.
@@ -567,14 +576,15 @@ const file_nourish_mesh_v1_control_proto_rawDesc = "" +
 	"ValuesFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12$\n" +
 	"\acontent\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05(\x80\x92\xf4\x01R\acontent\"\xd5\x01\n" +
+	"\xbaH\ar\x05(\x80\x92\xf4\x01R\acontent\"\xeb\x01\n" +
 	"\x13ApplyValuesResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\x12\x18\n" +
 	"\aproxies\x18\x03 \x03(\tR\aproxies\x12<\n" +
 	"\fconverged_in\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vconvergedIn\x12\x18\n" +
 	"\aapplied\x18\x05 \x01(\bR\aapplied\x12\x16\n" +
-	"\x06errors\x18\x06 \x03(\tR\x06errors\"\x10\n" +
+	"\x06errors\x18\x06 \x03(\tR\x06errors\x12\x14\n" +
+	"\x05again\x18\a \x01(\bR\x05again\"\x10\n" +
 	"\x0eGetMeshRequest\"\x80\x02\n" +
 	"\x05Proxy\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +

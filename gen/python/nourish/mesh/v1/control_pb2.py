@@ -28,7 +28,7 @@ from nourish.mesh.v1 import policy_pb2 as nourish_dot_mesh_dot_v1_dot_policy__pb
 from nourish.mesh.v1 import registry_pb2 as nourish_dot_mesh_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1enourish/mesh/v1/registry.proto\"\xc4\x01\n\x12\x41pplyValuesRequest\x12;\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.nourish.mesh.v1.ValuesFileB\x08\xbaH\x05\x92\x01\x02\x08\x01R\x05\x66iles\x12\x17\n\x07\x64ry_run\x18\x02 \x01(\x08R\x06\x64ryRun\x12\x33\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12#\n\rbase_revision\x18\x04 \x01(\tR\x0c\x62\x61seRevision\"F\n\nValuesFile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12$\n\x07\x63ontent\x18\x02 \x01(\tB\n\xbaH\x07r\x05(\x80\x92\xf4\x01R\x07\x63ontent\"\xd5\x01\n\x13\x41pplyValuesResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12\x18\n\x07\x63hanges\x18\x02 \x03(\tR\x07\x63hanges\x12\x18\n\x07proxies\x18\x03 \x03(\tR\x07proxies\x12<\n\x0c\x63onverged_in\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0b\x63onvergedIn\x12\x18\n\x07\x61pplied\x18\x05 \x01(\x08R\x07\x61pplied\x12\x16\n\x06\x65rrors\x18\x06 \x03(\tR\x06\x65rrors\"\x10\n\x0eGetMeshRequest\"\x80\x02\n\x05Proxy\x12\x12\n\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n\x07service\x18\x02 \x01(\tR\x07service\x12\x1c\n\tconnected\x18\x03 \x01(\x08R\tconnected\x12\x16\n\x06synced\x18\x04 \x01(\x08R\x06synced\x12\x14\n\x05\x65rror\x18\x05 \x01(\tR\x05\x65rror\x12@\n\x08versions\x18\x06 \x03(\x0b\x32$.nourish.mesh.v1.Proxy.VersionsEntryR\x08versions\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xef\x02\n\x0fGetMeshResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x30\n\x07proxies\x18\x03 \x03(\x0b\x32\x16.nourish.mesh.v1.ProxyR\x07proxies\x12\x37\n\tendpoints\x18\x04 \x03(\x0b\x32\x19.nourish.mesh.v1.EndpointR\tendpoints\x12Z\n\x0e\x63\x61nary_weights\x18\x05 \x03(\x0b\x32\x33.nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntryR\rcanaryWeights\x12!\n\x0cvalues_error\x18\x0f \x01(\tR\x0bvaluesError\x1a@\n\x12\x43\x61naryWeightsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\"3\n\x14GetNodeConfigRequest\x12\x1b\n\x04node\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04node\"+\n\x15GetNodeConfigResponse\x12\x12\n\x04json\x18\x01 \x01(\tR\x04json2\x82\x03\n\x0e\x43ontrolService\x12i\n\x0b\x41pplyValues\x12#.nourish.mesh.v1.ApplyValuesRequest\x1a$.nourish.mesh.v1.ApplyValuesResponse\"\x0f\x90\x02\x02\xa2\xbb\x18\x08\n\x02\x08<\x10\x03 \x03\x12]\n\x07GetMesh\x12\x1f.nourish.mesh.v1.GetMeshRequest\x1a .nourish.mesh.v1.GetMeshResponse\"\x0f\x90\x02\x01\xa2\xbb\x18\x08\n\x02\x08\x05\x10\x03 \x01\x12o\n\rGetNodeConfig\x12%.nourish.mesh.v1.GetNodeConfigRequest\x1a&.nourish.mesh.v1.GetNodeConfigResponse\"\x0f\x90\x02\x01\xa2\xbb\x18\x08\n\x02\x08\x05\x10\x03 \x01\x1a\x35\xa2\xbb\x18\x31\n/Edits, endpoints and state of the control planeB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnourish/mesh/v1/control.proto\x12\x0fnourish.mesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1enourish/mesh/v1/registry.proto\"\xc4\x01\n\x12\x41pplyValuesRequest\x12;\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1b.nourish.mesh.v1.ValuesFileB\x08\xbaH\x05\x92\x01\x02\x08\x01R\x05\x66iles\x12\x17\n\x07\x64ry_run\x18\x02 \x01(\x08R\x06\x64ryRun\x12\x33\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12#\n\rbase_revision\x18\x04 \x01(\tR\x0c\x62\x61seRevision\"F\n\nValuesFile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12$\n\x07\x63ontent\x18\x02 \x01(\tB\n\xbaH\x07r\x05(\x80\x92\xf4\x01R\x07\x63ontent\"\xeb\x01\n\x13\x41pplyValuesResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12\x18\n\x07\x63hanges\x18\x02 \x03(\tR\x07\x63hanges\x12\x18\n\x07proxies\x18\x03 \x03(\tR\x07proxies\x12<\n\x0c\x63onverged_in\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0b\x63onvergedIn\x12\x18\n\x07\x61pplied\x18\x05 \x01(\x08R\x07\x61pplied\x12\x16\n\x06\x65rrors\x18\x06 \x03(\tR\x06\x65rrors\x12\x14\n\x05\x61gain\x18\x07 \x01(\x08R\x05\x61gain\"\x10\n\x0eGetMeshRequest\"\x80\x02\n\x05Proxy\x12\x12\n\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n\x07service\x18\x02 \x01(\tR\x07service\x12\x1c\n\tconnected\x18\x03 \x01(\x08R\tconnected\x12\x16\n\x06synced\x18\x04 \x01(\x08R\x06synced\x12\x14\n\x05\x65rror\x18\x05 \x01(\tR\x05\x65rror\x12@\n\x08versions\x18\x06 \x03(\x0b\x32$.nourish.mesh.v1.Proxy.VersionsEntryR\x08versions\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xef\x02\n\x0fGetMeshResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x30\n\x07proxies\x18\x03 \x03(\x0b\x32\x16.nourish.mesh.v1.ProxyR\x07proxies\x12\x37\n\tendpoints\x18\x04 \x03(\x0b\x32\x19.nourish.mesh.v1.EndpointR\tendpoints\x12Z\n\x0e\x63\x61nary_weights\x18\x05 \x03(\x0b\x32\x33.nourish.mesh.v1.GetMeshResponse.CanaryWeightsEntryR\rcanaryWeights\x12!\n\x0cvalues_error\x18\x0f \x01(\tR\x0bvaluesError\x1a@\n\x12\x43\x61naryWeightsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\"3\n\x14GetNodeConfigRequest\x12\x1b\n\x04node\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04node\"+\n\x15GetNodeConfigResponse\x12\x12\n\x04json\x18\x01 \x01(\tR\x04json2\x82\x03\n\x0e\x43ontrolService\x12i\n\x0b\x41pplyValues\x12#.nourish.mesh.v1.ApplyValuesRequest\x1a$.nourish.mesh.v1.ApplyValuesResponse\"\x0f\x90\x02\x02\xa2\xbb\x18\x08\n\x02\x08<\x10\x03 \x03\x12]\n\x07GetMesh\x12\x1f.nourish.mesh.v1.GetMeshRequest\x1a .nourish.mesh.v1.GetMeshResponse\"\x0f\x90\x02\x01\xa2\xbb\x18\x08\n\x02\x08\x05\x10\x03 \x01\x12o\n\rGetNodeConfig\x12%.nourish.mesh.v1.GetNodeConfigRequest\x1a&.nourish.mesh.v1.GetNodeConfigResponse\"\x0f\x90\x02\x01\xa2\xbb\x18\x08\n\x02\x08\x05\x10\x03 \x01\x1a\x35\xa2\xbb\x18\x31\n/Edits, endpoints and state of the control planeB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,21 +59,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALUESFILE']._serialized_start=372
   _globals['_VALUESFILE']._serialized_end=442
   _globals['_APPLYVALUESRESPONSE']._serialized_start=445
-  _globals['_APPLYVALUESRESPONSE']._serialized_end=658
-  _globals['_GETMESHREQUEST']._serialized_start=660
-  _globals['_GETMESHREQUEST']._serialized_end=676
-  _globals['_PROXY']._serialized_start=679
-  _globals['_PROXY']._serialized_end=935
-  _globals['_PROXY_VERSIONSENTRY']._serialized_start=876
-  _globals['_PROXY_VERSIONSENTRY']._serialized_end=935
-  _globals['_GETMESHRESPONSE']._serialized_start=938
-  _globals['_GETMESHRESPONSE']._serialized_end=1305
-  _globals['_GETMESHRESPONSE_CANARYWEIGHTSENTRY']._serialized_start=1241
-  _globals['_GETMESHRESPONSE_CANARYWEIGHTSENTRY']._serialized_end=1305
-  _globals['_GETNODECONFIGREQUEST']._serialized_start=1307
-  _globals['_GETNODECONFIGREQUEST']._serialized_end=1358
-  _globals['_GETNODECONFIGRESPONSE']._serialized_start=1360
-  _globals['_GETNODECONFIGRESPONSE']._serialized_end=1403
-  _globals['_CONTROLSERVICE']._serialized_start=1406
-  _globals['_CONTROLSERVICE']._serialized_end=1792
+  _globals['_APPLYVALUESRESPONSE']._serialized_end=680
+  _globals['_GETMESHREQUEST']._serialized_start=682
+  _globals['_GETMESHREQUEST']._serialized_end=698
+  _globals['_PROXY']._serialized_start=701
+  _globals['_PROXY']._serialized_end=957
+  _globals['_PROXY_VERSIONSENTRY']._serialized_start=898
+  _globals['_PROXY_VERSIONSENTRY']._serialized_end=957
+  _globals['_GETMESHRESPONSE']._serialized_start=960
+  _globals['_GETMESHRESPONSE']._serialized_end=1327
+  _globals['_GETMESHRESPONSE_CANARYWEIGHTSENTRY']._serialized_start=1263
+  _globals['_GETMESHRESPONSE_CANARYWEIGHTSENTRY']._serialized_end=1327
+  _globals['_GETNODECONFIGREQUEST']._serialized_start=1329
+  _globals['_GETNODECONFIGREQUEST']._serialized_end=1380
+  _globals['_GETNODECONFIGRESPONSE']._serialized_start=1382
+  _globals['_GETNODECONFIGRESPONSE']._serialized_end=1425
+  _globals['_CONTROLSERVICE']._serialized_start=1428
+  _globals['_CONTROLSERVICE']._serialized_end=1814
 # @@protoc_insertion_point(module_scope)

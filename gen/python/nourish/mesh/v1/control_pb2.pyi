@@ -96,10 +96,13 @@ class ApplyValuesResponse(_message.Message):
     CONVERGED_IN_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """The revision now in force."""
     applied: _builtins.bool
     """Whether the edit is in force. If not, errors say why and the last good configuration is."""
+    again: _builtins.bool
+    """Whether nothing was found wrong with the edit: proxies were silent, or Envoy was ended before it had judged it."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What changed, a sentence each with its reach: "food: canary 10 % -> 50 %, 3 proxies"."""
@@ -125,10 +128,11 @@ class ApplyValuesResponse(_message.Message):
         converged_in: _duration_pb2.Duration | None = ...,
         applied: _builtins.bool = ...,
         errors: _abc.Iterable[_builtins.str] | None = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["converged_in", b"converged_in"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "changes", b"changes", "converged_in", b"converged_in", "errors", b"errors", "proxies", b"proxies", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "applied", b"applied", "changes", b"changes", "converged_in", b"converged_in", "errors", b"errors", "proxies", b"proxies", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
