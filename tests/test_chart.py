@@ -20,17 +20,19 @@ import helm_python
 import httpx
 import pytest
 import yaml
-from nourish.mesh.v1 import control_pb2, registry_pb2
+from nourish.mesh.v1 import control_pb2, registry_pb2, settings_pb2
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
+from nourish.mesh.v1.settings_pb2_grpc import SettingsServiceStub
 
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority, sds_files
 from mesh.local.envoy import Envoy, binary
 from mesh.local.process import Child
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment as runtime_environment
 from mesh.topology import EDGE, Topology
 from mesh.values import ValuesFile, load
+from mesh.xds.server.peer import HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "helm"
@@ -46,6 +48,7 @@ services:
   meal-plan: { calls: [food], database: {} }
   profile: { replicas: 0, canary: { replicas: 1, weight: 100 } }
 """
+SETTINGS = "services: {food: {settings: {own: 1}}, profile: {settings: {secret: 2}}}"
 Documents = list[dict[str, Any]]
 
 
@@ -192,7 +195,7 @@ def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, mo
         with monkeypatch.context() as patch:
             for variable, value in env.items():
                 patch.setenv(variable, value if isinstance(value, str) else "elsewhere")
-            read = settings.__wrapped__()
+            read = runtime_environment.__wrapped__()
         assert (read.service, read.subset) == (service, subset)
         assert env["NOURISH_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
         proxy = yaml.safe_load(bootstraps(documents)[name])
@@ -284,7 +287,7 @@ class Cluster:
     """The chart's control plane and proxies as processes of this machine: other folders, ports and address, no more."""
 
     def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.documents, self.folder, self._stack = render(), folder, stack
+        self.documents, self.folder, self._stack = render(SETTINGS), folder, stack
         self.authority = CertificateAuthority(folder / "identity")
 
     async def proxy(self, name: str, service: str, listener: str, control_port: int = 0) -> Envoy:
@@ -342,6 +345,9 @@ async def cluster() -> AsyncIterator[Cluster]:
             yield Cluster(Path(folder), stack)
 
 
+FORGED = (("x-nourish-service", "profile"), (HEADER, "URI=spiffe://nourish.local/ns/nourish/sa/profile"))
+
+
 async def get_mesh(port: int, root: Path, identity: Path | None) -> httpx.Response:
     """Asks the control API on the control plane's port."""
     context = ssl.create_default_context(cafile=str(root))
@@ -360,6 +366,11 @@ async def test_the_charts_control_plane_configures_its_proxies_over_mutual_tls_a
         port = await mesh.control_plane()
         for name, service, listener in (("food-canary", "food", "inbound"), ("edge", "edge", "edge")):
             assert (await mesh.proxy(name, service, listener, port)).port
+        async with grpc.aio.insecure_channel(f"unix:{mesh.folder}/food-canary/egress.sock") as channel:
+            watch = SettingsServiceStub(channel).WatchSettings
+            answers = watch(settings_pb2.WatchSettingsRequest(), metadata=FORGED, timeout=30, wait_for_ready=True)
+            told = await anext(aiter(answers))
+            assert {name: value.number_value for name, value in told.settings.items()} == {"own": 1}
         food = mesh.folder / "identity" / "food"
         answer = await get_mesh(port, food / "ca.pem", food)
         assert (answer.status_code, answer.headers["grpc-status"]) == (200, str(grpc.StatusCode.UNIMPLEMENTED.value[0]))
@@ -369,7 +380,10 @@ async def test_the_charts_control_plane_configures_its_proxies_over_mutual_tls_a
 
 @pytest.mark.parametrize(
     "overlay",
-    ["services: {food: {replica: 2}}", "egde: {port: 1}", "services: {food: {replicas: two}}", "services: {edge: {}}"],
+    [
+        *("services: {food: {replica: 2}}", "egde: {port: 1}", "services: {food: {replicas: two}}"),
+        *("services: {edge: {}}", "services: {food: {settings: {a: {b: 1}}}}", "services: {food: {settings: {on: 1}}}"),
+    ],
 )
 def test_what_the_schema_does_not_know_is_refused(overlay):
     with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError) as caught:
