@@ -41,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """One stanza of `services`."""
+    """One stanza of `services`. `settings` are JSON texts by name: in Python 1 and true are equal."""
 
     name: str
     calls: tuple[str, ...] = ()
@@ -51,6 +51,7 @@ class Service:
     database: ServiceDatabase | None = None
     limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:

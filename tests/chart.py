@@ -60,8 +60,8 @@ def bootstraps(documents: Documents) -> dict[str, str]:
 class Cluster:
     """The chart's control plane and proxies as processes of this machine: other folders, ports and address, no more."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.documents, self.folder, self._stack = render(), folder, stack
+    def __init__(self, overlay: str, folder: Path, stack: AsyncExitStack) -> None:
+        self.documents, self.folder, self._stack = render(overlay), folder, stack
         self.authority = CertificateAuthority(folder / "identity")
 
     async def proxy(self, name: str, service: str, listener: str, control_port: int = 0) -> Envoy:
@@ -113,7 +113,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
+async def cluster(overlay: str = "{}") -> AsyncIterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="nourish-") as folder:
         async with AsyncExitStack() as stack:
-            yield Cluster(Path(folder), stack)
+            yield Cluster(overlay, Path(folder), stack)

@@ -16,12 +16,15 @@ import helm_python
 import httpx
 import pytest
 import yaml
+from nourish.mesh.v1 import settings_pb2
+from nourish.mesh.v1.settings_pb2_grpc import SettingsServiceStub
 
 from mesh.identity.ca import sds_files
 from mesh.local.envoy import binary
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment as runtime_environment
 from mesh.topology import EDGE, Topology
 from mesh.values import ValuesFile, load
+from mesh.xds.server.peer import HEADER
 from tests.chart import CHART, CONTROL, ROOT, Documents, bootstraps, cluster, of_kind, pods, render
 
 # One more service, one that is all canary, more of everything, another place.
@@ -35,6 +38,7 @@ services:
   meal-plan: { calls: [food], database: {} }
   profile: { replicas: 0, canary: { replicas: 1, weight: 100 } }
 """
+SETTINGS = "services: {food: {settings: {own: 1}}, profile: {settings: {secret: 2}}}"
 
 
 @pytest.fixture(scope="module", params=["{}", OVERLAY], ids=["values.yaml", "overlay"])
@@ -152,7 +156,7 @@ def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, mo
         with monkeypatch.context() as patch:
             for variable, value in env.items():
                 patch.setenv(variable, value if isinstance(value, str) else "elsewhere")
-            read = settings.__wrapped__()
+            read = runtime_environment.__wrapped__()
         assert (read.service, read.subset) == (service, subset)
         assert env["NOURISH_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
         proxy = yaml.safe_load(bootstraps(documents)[name])
@@ -240,6 +244,9 @@ def test_envoy_takes_the_bootstrap_and_the_name_of_its_pod(name, elsewhere, tmp_
     assert done.returncode == 0, done.stderr
 
 
+FORGED = (("x-nourish-service", "profile"), (HEADER, "URI=spiffe://nourish.local/ns/nourish/sa/profile"))
+
+
 async def get_mesh(port: int, root: Path, identity: Path | None) -> httpx.Response:
     """Asks the control API on the control plane's port."""
     context = ssl.create_default_context(cafile=str(root))
@@ -254,10 +261,15 @@ async def get_mesh(port: int, root: Path, identity: Path | None) -> httpx.Respon
 
 async def test_the_charts_control_plane_configures_its_proxies_over_mutual_tls_and_offers_nothing_else():
     """Real Envoys and a real control plane: a bootstrap that one of them did not like would end here."""
-    async with cluster() as mesh:
+    async with cluster(SETTINGS) as mesh:
         port = await mesh.control_plane()
         for name, service, listener in (("food-canary", "food", "inbound"), ("edge", "edge", "edge")):
             assert (await mesh.proxy(name, service, listener, port)).port
+        async with grpc.aio.insecure_channel(f"unix:{mesh.folder}/food-canary/egress.sock") as channel:
+            watch = SettingsServiceStub(channel).WatchSettings
+            answers = watch(settings_pb2.WatchSettingsRequest(), metadata=FORGED, timeout=30, wait_for_ready=True)
+            told = await anext(aiter(answers))
+            assert {name: value.number_value for name, value in told.settings.items()} == {"own": 1}
         food = mesh.folder / "identity" / "food"
         answer = await get_mesh(port, food / "ca.pem", food)
         assert (answer.status_code, answer.headers["grpc-status"]) == (200, str(grpc.StatusCode.UNIMPLEMENTED.value[0]))
@@ -267,7 +279,10 @@ async def test_the_charts_control_plane_configures_its_proxies_over_mutual_tls_a
 
 @pytest.mark.parametrize(
     "overlay",
-    ["services: {food: {replica: 2}}", "egde: {port: 1}", "services: {food: {replicas: two}}", "services: {edge: {}}"],
+    [
+        *("services: {food: {replica: 2}}", "egde: {port: 1}", "services: {food: {replicas: two}}"),
+        *("services: {edge: {}}", "services: {food: {settings: {a: {b: 1}}}}", "services: {food: {settings: {on: 1}}}"),
+    ],
 )
 def test_what_the_schema_does_not_know_is_refused(overlay):
     with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError) as caught:

@@ -7,7 +7,21 @@ from mesh.runtime import auth, errors, notify, pages
 from mesh.runtime.app import run
 from mesh.runtime.client import call
 from mesh.runtime.db import Database, database
+from mesh.runtime.environment import environment
 from mesh.runtime.server import Context, serve
-from mesh.runtime.settings import settings
+from mesh.runtime.settings import setting
 
-__all__ = ["Context", "Database", "auth", "call", "database", "errors", "notify", "pages", "run", "serve", "settings"]
+__all__ = [
+    "Context",
+    "Database",
+    "auth",
+    "call",
+    "database",
+    "environment",
+    "errors",
+    "notify",
+    "pages",
+    "run",
+    "serve",
+    "setting",
+]

@@ -15,13 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from mesh.runtime import notify
+from mesh.runtime import notify, settings
+from mesh.runtime.client import MAX_MESSAGE_BYTES
+from mesh.runtime.environment import environment, required
 from mesh.runtime.middleware import Context, MethodInfo, wrap
-from mesh.runtime.settings import required, settings
 
 __all__ = ["Context", "build_server", "serve"]
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 15.0
 # Keep-alive is the sidecar's business: both ends of this connection are on one machine.
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -43,11 +43,12 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     Raises:
         RuntimeError: nowhere to listen, or the address is taken.
     """
-    listen = address or required(settings().listen, "NOURISH_LISTEN")
+    listen = address or required(environment().listen, "NOURISH_LISTEN")
     server, checks = build_server(*servicers)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))
     server.add_insecure_port(listen)
+    following = await settings.follow()
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -58,6 +59,8 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     notify.stopping()
     await checks.enter_graceful_shutdown()
     await server.stop(DRAIN_SECONDS)
+    if following:
+        following.cancel()
 
 
 def build_server(*servicers: object) -> tuple[grpc.aio.Server, HealthServicer]:

@@ -11,15 +11,15 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from mesh.runtime import auth
+from mesh.runtime import auth, settings
 from mesh.runtime.client import passing_on
 from mesh.runtime.server import build_server
 
@@ -53,6 +53,17 @@ def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, s
         (auth.SCOPES_HEADER, " ".join(scopes)),
         (auth.CERTIFICATE_HEADER, certificate),
     )
+
+
+@contextmanager
+def with_settings(given: Mapping[str, settings.Scalar]) -> Iterator[None]:
+    """As if the values said so, `{"search.minScore": 0.5}`, and nothing else."""
+    before = settings.process.given
+    settings.process.take(given)
+    try:
+        yield
+    finally:
+        settings.process.take(before)
 
 
 @pytest.fixture(scope="session")

@@ -67,10 +67,13 @@ services:
     canary: {replicas: 1, weight: 25}
     database: {poolSize: 7}
     limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
+    settings: {search.minScore: 0.50, size: 2.0, careful: yes, greeting: "yes, \u00e9"}
   profile: {database: {}}
 """
     topology = load([ValuesFile("v.yaml", text)])
-    food = Service("food", ("profile",), "python", 2, Canary(1, 25), ServiceDatabase(7), Limits(1, 2, 3))
+    settings = {"search.minScore": "0.5", "size": "2", "careful": "true", "greeting": '"yes, \u00e9"'}
+    limits = Limits(1, 2, 3)
+    food = Service("food", ("profile",), "python", 2, Canary(1, 25), ServiceDatabase(7), limits, settings=settings)
     assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
     assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
@@ -120,6 +123,24 @@ services:
             "services.food.traffic.outliers.maxEjectionSeconds: must be at least as long as the first, 61 s",
         ),
         ("traffic: {mirror: {percent: 5}}", "services.food.traffic.mirror.percent: the canary has no instance"),
+        ("settings: {minScore: {a: 1}}", "settings.minScore: a map is not a text, a number or true or false. In --set"),
+        ("settings: {minScore: [1]}", "services.food.settings.minScore: a list is not a text, a number or"),
+        ("settings:\n  min_score: 1", "0.yaml:4: services.food.settings.min_score: is no setting name. Words in"),
+        ("settings: {on: 1}", "services.food.settings.true: is no setting name. Words in"),
+        (f"settings: {{{'x' * 101}: 1}}", f"services.food.settings.{'x' * 101}: is no setting name. Words in"),
+        (
+            f"settings: {{a: {'x' * 1001}}}",
+            "services.food.settings.a: has 1001 characters, more than the maximum of 1000",
+        ),
+        (
+            "settings: {a: 9007199254740992}",
+            "settings.a: 9007199254740992 is more than the maximum of 9007199254740991",
+        ),
+        (
+            f"settings: {{{', '.join(f'a{n}: 1' for n in range(101))}}}",
+            "services.food.settings: has more than 100 keys",
+        ),
+        (r'settings: {a: "\ud83d"}', "0.yaml:3: holds half of a character, which no text can"),
         ("replicas: 0", "0.yaml:3: services.food.replicas: stable takes 100 % of the calls but has no instance"),
     ],
 )

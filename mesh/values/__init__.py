@@ -199,6 +199,7 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "canary": Canary(**_arguments(stanza.get("canary", {}))),
         "limits": Limits(**_arguments(stanza.get("limits", {}))),
         "traffic": _made(Traffic, stanza.get("traffic", {})),
+        "settings": {k: json.dumps(v, ensure_ascii=False) for k, v in stanza.get("settings", {}).items()},
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
     }
     return Service(name, **{**_arguments(stanza), **known})

@@ -180,6 +180,8 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node) -> Any:
         text = str(node.value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.problems.append((self._origin(node), "holds half of a character, which no text can"))
         if node.tag == f"{_TAG}str":
             return text
         kind = node.tag.removeprefix(_TAG)

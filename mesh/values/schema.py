@@ -19,6 +19,7 @@ _TYPES = {
     "array": "a list",
     "string": "a text",
     "integer": "a whole number",
+    "number": "a number",
     "boolean": "true or false",
 }
 
@@ -84,8 +85,14 @@ def _explain(error: ValidationError, node: Node) -> Iterator[Problem]:
         yield Problem.at(path, node.locate(path), fault + about)
 
 
-def _type(value: Any, wanted: str) -> str:
-    return f"is empty; it takes {_TYPES[wanted]}" if value is None else f"{_brief(value)} is not {_TYPES[wanted]}"
+def _type(value: Any, wanted: str | list[str]) -> str:
+    *others, last = (_TYPES[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted))
+    kinds = f"{', '.join(others)} or {last}" if others else last
+    return f"is empty; it takes {kinds}" if value is None else f"{_brief(value)} is not {kinds}"
+
+
+def _too_many(value: Any, limit: int) -> str:
+    return f"has {' and '.join(value)}; it takes {limit} of them" if limit == 1 else f"has more than {limit} keys"
 
 
 def _meant(value: Any, known: list[str]) -> str:
@@ -114,6 +121,7 @@ _FAULTS: dict[str, Callable[[Any, Any], str]] = {
     "maximum": lambda value, limit: f"{value} is more than the maximum of {limit}",
     "uniqueItems": lambda value, _: f"names {next(v for v in value if value.count(v) > 1)!r} twice",
     "required": lambda value, names: f"{next(name for name in names if name not in value)!r} is missing",
-    "maxProperties": lambda value, limit: f"has {' and '.join(value)}; it takes {limit} of them",
+    "maxLength": lambda value, limit: f"has {len(value)} characters, more than the maximum of {limit}",
+    "maxProperties": _too_many,
     "minProperties": lambda _value, _limit: "is empty",
 }

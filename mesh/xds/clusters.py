@@ -13,6 +13,7 @@ from mesh.xds.policies import circuit_breakers
 
 APP = "app"
 SUPPORT = "support"  # the same application's health and reflection, so that they count as none of its calls
+CONTROL = "xds"  # the control plane, in every proxy's bootstrap
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
 

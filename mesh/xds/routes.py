@@ -8,11 +8,13 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from mesh.contract import Method
 from mesh.xds import edge, pb, policies
-from mesh.xds.clusters import APP, SUPPORT
+from mesh.xds.clusters import APP, CONTROL, SUPPORT
 from mesh.xds.plan import Callee, NodePlan
 from mesh.xds.policies import canary, faults, mirroring, rate_limits, rbac, retries, timeouts
 
 INBOUND, EGRESS = "inbound", "egress"
+SETTINGS = "/nourish.mesh.v1.SettingsService/WatchSettings"
+SERVICE_HEADER = "x-nourish-service"
 
 
 def routes(node: NodePlan) -> list[RouteConfiguration]:
@@ -34,9 +36,9 @@ def inbound(node: NodePlan) -> RouteConfiguration:
 
 
 def egress(node: NodePlan) -> RouteConfiguration:
-    """To each method of each service that the values let this one call."""
+    """To each method of each service that the values let this one call, and to its own settings."""
     calls = [route for callee in node.callees for method in callee.methods for route in call(callee, method)]
-    config = _config(EGRESS, [*calls, refuse(403)])
+    config = _config(EGRESS, [*calls, settings(node), refuse(403)])
     config.response_headers_to_remove.extend(retries.SIGNS)
     return config
 
@@ -48,6 +50,13 @@ def call(callee: Callee, method: Method) -> list[Route]:
         action.MergeFrom(policy(method))
     action.MergeFrom(mirroring.route(callee, method))
     return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
+
+
+def settings(node: NodePlan) -> Route:
+    """To the control plane, for as long as both live. Whose settings they are is said here, not by the application."""
+    action = RouteAction(cluster=CONTROL, timeout=pb.seconds(0), idle_timeout=pb.seconds(0))
+    whose = pb.header(SERVICE_HEADER, node.node.service)
+    return Route(name="settings", match=RouteMatch(path=SETTINGS), route=action, request_headers_to_add=[whose])
 
 
 def refuse(status: int) -> Route:

@@ -144,7 +144,7 @@ def _duplicates(messages: Iterable[Any]) -> list[str]:
 
 
 def _dangling(cds: list[Any], eds: list[Any], lds: list[Any], rds: list[Any]) -> list[str]:
-    known = {c.name for c in cds}
+    known = {clusters.CONTROL, *(c.name for c in cds)}
     wanted = {c.name for c in cds if c.type == cluster_pb2.Cluster.DiscoveryType.EDS}
     assigned = {a.cluster_name for a in eds}
     configured = {r.name for r in rds}

@@ -49,7 +49,7 @@ def analyse(line: Line, asked: Wanted, match: Match | None) -> pb.LineAnalysis:
         answer.quantity, answer.unit = line.amount.quantity, line.amount.unit
     if len(line.names) > 1:
         _issue(answer, pb.ISSUE_KIND_ALTERNATIVE, _several(line.names))
-    if match is None or match.confidence < matching.USED:
+    if match is None or match.confidence < matching.USED.value:
         _issue(answer, pb.ISSUE_KIND_NO_MATCH, _no_match(line, match))
         return answer
     answer.food, answer.food_display_name = match.food.name, match.food.display_name

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from nourish.food.v1 import food_pb2
 from rapidfuzz import fuzz, process
 
+from mesh.runtime import setting
 from services.nutrition import tables, vocabulary
 from services.nutrition.parsing import Line
 from services.nutrition.words import tokens
 
 # Under USED a match is not used; under SURE it is used and marked as weak.
-USED = 0.5
+USED = setting("matching.minConfidence", 0.5, within=(0, 1))
 SURE = 0.75
 QUERY_LETTERS = 200  # the contract's limit
 

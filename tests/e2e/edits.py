@@ -78,6 +78,8 @@ def value(rng: random.Random, path: Path) -> Any:
     match PLACES[path]:
         case {"enum": words}:
             return rng.choice(words)
+        case {"type": ["string", "number", "boolean"]}:
+            return rng.choice([word(rng), rng.randint(0, 9), rng.random(), True])
         case {"type": "boolean"}:
             return rng.choice([True, False])
         case {"type": "integer", "minimum": low, "maximum": high}:
@@ -151,12 +153,13 @@ def any_service(rng: random.Random) -> Path:
 
 def wrong_type(rng: random.Random) -> Broken:
     path = rng.choice(LEAVES)
-    others = [word(rng), 1.5, True, [1]] if PLACES[path].get("type") == "integer" else [17]
+    kind = PLACES[path].get("type")
+    others = [word(rng), 1.5, True, [1]] if kind == "integer" else [[1]] if isinstance(kind, list) else [17]
     return Broken(path, rng.choice([{"a": 1}, *others]))
 
 
 def unknown_key(rng: random.Random) -> Broken:
-    path, key = rng.choice(MAPS), word(rng)
+    path, key = rng.choice([path for path in MAPS if path[-1:] != ("settings",)]), word(rng)
     if path == ("services",):
         return Broken((*path, key), {})
     return Broken((*path, key), 1, f"{'.'.join(path)}: unknown key '{key}'".removeprefix(": "))

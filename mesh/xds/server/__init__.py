@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
-from nourish.mesh.v1 import control_pb2_grpc, registry_pb2_grpc
+from nourish.mesh.v1 import control_pb2_grpc, registry_pb2_grpc, settings_pb2_grpc
 
 from mesh.contract import Contract
 from mesh.xds.fleet import Fleet
@@ -25,6 +25,7 @@ from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.edits import Edits
 from mesh.xds.server.progress import Progress
 from mesh.xds.server.registry import RegistryService
+from mesh.xds.server.settings import SettingsService
 from mesh.xds.server.validate import Validator
 from mesh.xds.server.watch import Watched
 
@@ -50,6 +51,7 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | 
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryService(fleet, progress), server)
     control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
     registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsService(edits.in_force), server)
     umask = os.umask(0o077)
     try:
         server.add_insecure_port(address)

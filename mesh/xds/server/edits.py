@@ -17,6 +17,7 @@ from mesh.xds.fleet import Fleet, Proxy
 from mesh.xds.plan import PlanError
 from mesh.xds.server.blame import Blame, suspects
 from mesh.xds.server.progress import Progress, all_settled
+from mesh.xds.server.settings import InForce
 from mesh.xds.server.validate import NotJudgedError, Validator
 from mesh.xds.snapshot import SnapshotError
 
@@ -44,6 +45,7 @@ class Edits:
         self._progress = progress
         self._validator = validator
         self._blame = Blame(fleet, validator)
+        self.in_force = InForce()
         self._lock = asyncio.Lock()
         self._running: set[asyncio.Task[control_pb2.ApplyValuesResponse]] = set()
 
@@ -130,6 +132,7 @@ class Edits:
             return await self._restore(good, named, silent, again=not refused())
         answer = self._answer(topology, applied=True, changes=described, proxies=[p.node.id for p in changed])
         answer.converged_in.CopyFrom(pb.seconds(took))
+        self.in_force.put(topology)
         return answer
 
     async def _restore(

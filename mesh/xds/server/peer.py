@@ -33,6 +33,21 @@ def refusal(node: Node, metadata: Iterable[Any] | None, topology: Topology | Non
     return "" if right else f"{claim}, and its certificate is that of {identity}"
 
 
+def service(metadata: Iterable[Any] | None, topology: Topology) -> str | None:
+    """The service that the peer's certificate names; None at the private socket, where nobody has one.
+
+    Raises:
+        ValueError: it names no identity of this mesh, or several.
+    """
+    uris = identities(metadata)
+    if uris is None:
+        return None
+    prefix = topology.spiffe_id("")
+    if len(uris) != 1 or not uris[0].startswith(prefix):
+        raise ValueError("the certificate names no identity of this mesh")
+    return uris[0].removeprefix(prefix)
+
+
 def identities(metadata: Iterable[Any] | None) -> list[str] | None:
     """The URIs that the peer's certificate names; None at the private socket, where nobody sets the header."""
     headers = [str(value) for key, value in metadata or () if key == HEADER]

@@ -70,15 +70,15 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
 
     async def _source(self, request: registry_pb2.ReportEndpointsRequest, context: Context) -> str:
         """The source's name; a certificate gives names of its own, and endpoints of its service alone."""
-        uris = peer.identities(context.invocation_metadata())
-        if uris is None:
+        metadata, topology = context.invocation_metadata(), self._fleet.topology
+        if peer.identities(metadata) is None:
             return request.source
-        prefix = self._fleet.topology.spiffe_id("") if self._fleet.topology else None
-        if prefix is None:
+        if topology is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "there are no values yet: report again")
-        if len(uris) != 1 or not uris[0].startswith(prefix):
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the certificate names no identity of this mesh")
-        service = uris[0].removeprefix(prefix)
+        try:
+            service = peer.service(metadata, topology)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         if not request.HasField("lease"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "lease: is needed from a source outside")
         if others := sorted({e.service for e in request.endpoints} - {service}):

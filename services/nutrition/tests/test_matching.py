@@ -43,15 +43,15 @@ def test_the_right_food_wins_in_any_order(name: str, state: str, right: str, oth
 
 def test_a_food_that_is_only_named_in_a_dish_is_not_used() -> None:
     """Onion rings and onion soup are no onions, however alone they stand."""
-    assert best("onions", "Onion rings, breaded").confidence < matching.USED
-    assert best("onions", "Bread, onion").confidence < matching.USED
+    assert best("onions", "Onion rings, breaded").confidence < matching.USED.value
+    assert best("onions", "Bread, onion").confidence < matching.USED.value
 
 
 @pytest.mark.parametrize("name", ["cauliflower rice", "coconut sugar", "lime leaves"])
 def test_a_word_that_makes_another_food_of_it_forbids_the_match(name: str) -> None:
     """Cauliflower rice is no rice, and a lime leaf no lime."""
     candidates = ("Rice, white, long grain, unenriched, raw", "Sugars, granulated", "Limes, raw")
-    assert best(name, *candidates).confidence < matching.USED
+    assert best(name, *candidates).confidence < matching.USED.value
 
 
 @pytest.mark.parametrize("name", ["vegan mayonnaise", "smoky paprika", "brocoli", "chicken", "baking powder"])
@@ -59,7 +59,7 @@ def test_what_may_be_something_else_is_weak(name: str) -> None:
     """A word that nothing answers, another spelling, a name of many foods, and a stand-in are used, and said to be."""
     wordings = [alias.wording for alias in tables.aliases().values()]
     match = best(name, *wordings)
-    assert matching.USED <= match.confidence < matching.SURE
+    assert matching.USED.value <= match.confidence < matching.SURE
     assert match.doubts
 
 

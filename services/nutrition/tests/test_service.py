@@ -7,7 +7,7 @@ import pytest
 from nourish.nutrition.v1 import nutrition_pb2 as pb
 from nourish.nutrition.v1.nutrition_pb2_grpc import NutritionServiceStub
 
-from mesh.runtime.testing import as_user
+from mesh.runtime.testing import as_user, with_settings
 
 # What her sidecar makes of her token, and the token.
 ALICE = (*as_user("alice", "profile.read"), ("authorization", "Bearer alice"))
@@ -63,6 +63,15 @@ async def test_says_what_it_could_not_use_or_is_not_sure_of(
     assert expected in kinds(answer)
     assert all(issue.message for issue in answer.issues)
     assert answer.HasField("grams") == used
+
+
+async def test_how_sure_a_match_must_be_is_a_setting(nutrition: NutritionServiceStub) -> None:
+    """It holds for the next call; by default a weak match is used."""
+    (line,) = (await analyse(nutrition, "1 cup shredded vegan cheddar")).lines
+    assert line.used
+    with with_settings({"matching.minConfidence": 0.9}):
+        (line,) = (await analyse(nutrition, "1 cup shredded vegan cheddar")).lines
+    assert (line.used, kinds(line)) == (False, {pb.ISSUE_KIND_NO_MATCH})
 
 
 async def test_water_and_salt_are_ordinary_foods(nutrition: NutritionServiceStub) -> None:

@@ -1,0 +1,52 @@
+"""What the runner or Kubernetes tells a process, by environment. The whole contract between the two stands here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One process of a service."""
+
+    service: str
+    instance: str
+    subset: str
+    listen: str  # gRPC address of this process, behind its sidecar: "unix:/run/nourish/app.sock"
+    egress: str  # gRPC address of the sidecar, for every call to another service
+    admin: str  # gRPC-style address of Envoy's admin, only the edge reads it
+    database_url: str  # "postgresql://...", empty for a service without a database
+    database_pool: int  # connections of this process
+    cache_dir: Path  # may be filled with what can be made again
+
+
+@cache
+def environment() -> Environment:
+    """Reads the environment once; a missing value fails where it is used, naming the variable."""
+    env = os.environ
+    service = env.get("NOURISH_SERVICE", "")
+    return Environment(
+        service=service,
+        instance=env.get("NOURISH_INSTANCE", f"{service}-0"),
+        subset=env.get("NOURISH_SUBSET", "stable"),
+        listen=env.get("NOURISH_LISTEN", ""),
+        egress=env.get("NOURISH_EGRESS", ""),
+        admin=env.get("NOURISH_ADMIN", ""),
+        database_url=env.get("NOURISH_DATABASE_URL", ""),
+        database_pool=int(env.get("NOURISH_DATABASE_POOL", "5")),
+        cache_dir=Path(env.get("NOURISH_CACHE_DIR", ".mesh/cache")),
+    )
+
+
+def required(value: str, variable: str) -> str:
+    """Returns `value`, or says which variable is missing.
+
+    Raises:
+        RuntimeError: the value is empty.
+    """
+    if not value:
+        raise RuntimeError(f"{variable} is not set: start this service with `mesh up`, or set it as the chart does")
+    return value
