@@ -116,4 +116,5 @@ _FAULTS: dict[str, Callable[[Any, Any], str]] = {
     "required": lambda value, names: f"{next(name for name in names if name not in value)!r} is missing",
     "maxProperties": lambda value, limit: f"has {' and '.join(value)}; it takes {limit} of them",
     "minProperties": lambda _value, _limit: "is empty",
+    "minItems": lambda _value, _limit: "is empty",
 }
