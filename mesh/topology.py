@@ -13,14 +13,17 @@ from mesh.traffic import Traffic
 Subset = Literal["stable", "canary"]
 SUBSETS: tuple[Subset, ...] = ("stable", "canary")
 EDGE = "edge"
+MESSAGE_BYTES = 4 << 20  # what gRPC takes of a message unless told, and all that our services are told
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nourish.local")
 
 
 @dataclass(frozen=True)
 class Canary:
-    """The canary subset of a service: `weight` is the percent of calls it takes."""
+    """The canary subset of a service: `weight` is the percent of calls it takes, or of users."""
 
     replicas: int = 0
     weight: int = 0
+    sticky: Literal["none", "user"] = "none"
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,15 @@ class ServiceDatabase:
 
 @dataclass(frozen=True)
 class Limits:
-    """Circuit breakers of each cluster that leads to a service."""
+    """What each caller may have open towards a service, and what the service's own sidecars take of one connection."""
 
     max_connections: int = 100
     max_pending_requests: int = 200
     max_requests: int = 1000
+    connection_seconds: int = 600
+    streams_per_connection: int = 1000
+    max_request_bytes: int = MESSAGE_BYTES
+    max_response_bytes: int = MESSAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,13 @@ class Instance:
 
 @dataclass(frozen=True)
 class Edge:
-    """The edge: its default port, instances, the largest request body it takes (bytes), if clients may force faults."""
+    """The edge: its default port, instances, largest request body (bytes), if clients may force faults, its names."""
 
     port: int = 8080
     replicas: int = 1
     max_request_bytes: int = 1_048_576
     accept_fault_header: bool = False
+    hosts: tuple[str, ...] = LOCAL_HOSTS
 
 
 @dataclass(frozen=True)

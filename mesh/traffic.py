@@ -81,6 +81,14 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Concurrency:
+    """Whether each instance finds out how many calls at once it takes well and sheds the rest; never below `least`."""
+
+    adaptive: bool = False
+    least: int = 20
+
+
+@dataclass(frozen=True)
 class Traffic:
     """All of it; each part does nothing, or what is usual, unless the values say otherwise."""
 
@@ -88,4 +96,6 @@ class Traffic:
     outliers: Outliers = field(default_factory=Outliers)
     mirror: Mirror = field(default_factory=Mirror)
     rates: Rates = field(default_factory=Rates)
+    concurrency: Concurrency = field(default_factory=Concurrency)
     balancing: Literal["leastRequest", "roundRobin", "random", "ringHash"] = "leastRequest"
+    zone: Literal["any", "own"] = "any"

@@ -16,6 +16,7 @@ cache: /var/cache/nourish
   "NODE_ID" .service
   "SERVICE" .service
   "SUBSET" .subset
+  "ZONE" ""
   "ADMIN_SOCKET" (printf "%s/admin.sock" $paths.run)
   "APP_SOCKET" (printf "%s/app.sock" $paths.run)
   "EGRESS_SOCKET" (printf "%s/egress.sock" $paths.run)

@@ -48,7 +48,7 @@ securityContext:
     - --config-path
     - /etc/nourish/envoy/bootstrap.yaml
     - --config-yaml
-    - "node: {id: $(POD_NAME)}"
+    - "node: {id: $(POD_NAME), locality: {zone: \"$(POD_ZONE)\"}}"
     - --disable-hot-restart
     - --concurrency
     - {{ ternary "2" "1" (eq .service "edge") | quote }}
@@ -60,6 +60,8 @@ securityContext:
     - warning
   env:
     - { name: POD_NAME, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
+    # The node's zone, which Kubernetes 1.35 and later writes on its pods; empty before.
+    - { name: POD_ZONE, valueFrom: { fieldRef: { fieldPath: "metadata.labels['topology.kubernetes.io/zone']" } } }
   ports:
     - { name: grpc, containerPort: {{ int .root.Values.edge.port }} }
   startupProbe: { tcpSocket: { port: grpc }, periodSeconds: 1, failureThreshold: 120 }

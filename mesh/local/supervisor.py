@@ -218,6 +218,7 @@ class Mesh:
             "NODE_ID": instance.id,
             "SERVICE": instance.service,
             "SUBSET": instance.subset,
+            "ZONE": "",  # a laptop is one zone
             "ADMIN_SOCKET": str(paths.admin_socket(instance.id)),
             "CONTROL_SOCKET": str(paths.control_socket),
             "APP_SOCKET": str(paths.app_socket(instance.id)),

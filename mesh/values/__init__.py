@@ -108,7 +108,7 @@ def build(values: dict[str, Any]) -> Topology:
     """The model of effective values that the schema has accepted; what they leave out takes its default."""
     return Topology(
         services={name: _service(name, stanza) for name, stanza in values.get("services", {}).items()},
-        edge=Edge(**_arguments(values.get("edge", {}))),
+        edge=_edge(values.get("edge", {})),
         database=DatabaseServer(**_arguments(values.get("database", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
@@ -191,6 +191,11 @@ def _assignments(files: list[ValuesFile], sets: list[str]) -> list[ValuesFile]:
 @cache
 def _validator() -> Draft7Validator:
     return Draft7Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def _edge(stanza: dict[str, Any]) -> Edge:
+    known = {"hosts": tuple(stanza["hosts"])} if "hosts" in stanza else {}
+    return Edge(**{**_arguments(stanza), **known})
 
 
 def _service(name: str, stanza: dict[str, Any]) -> Service:

@@ -124,4 +124,5 @@ _FAULTS: dict[str, Callable[[Any, Any], str]] = {
     "maxLength": lambda value, limit: f"has {len(value)} characters, more than the maximum of {limit}",
     "maxProperties": _too_many,
     "minProperties": lambda _value, _limit: "is empty",
+    "minItems": lambda _value, _limit: "is empty",
 }

@@ -7,32 +7,30 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from mesh.xds import pb
 from mesh.xds.plan import Host, NodePlan, Target
-from mesh.xds.policies import balancing
+from mesh.xds.policies import balancing, locality
 
-# Calls leave a priority only when nothing in it is healthy. Envoy's 140 % would send part of the stable subset's calls
-# to the canary as soon as fewer than 72 % of the stable instances are well.
-NO_SPILL_PERCENT = 10000
 # Envoy's own checks decide on all others.
 HEALTH = {"draining": health_check_pb2.DRAINING, "unhealthy": health_check_pb2.UNHEALTHY}
 
 
 def assignments(node: NodePlan) -> list[endpoint_pb2.ClusterLoadAssignment]:
     """The load assignment of every upstream cluster of a node."""
-    return [assignment(target) for target in node.targets]
+    return [assignment(node, target) for target in node.targets]
 
 
-def assignment(target: Target) -> endpoint_pb2.ClusterLoadAssignment:
-    """The instances of a subset at priority 0, and those that it fails over to behind them."""
+def assignment(node: NodePlan, target: Target) -> endpoint_pb2.ClusterLoadAssignment:
+    """The instances of a subset first, and those that it fails over to behind them."""
+    by_priority, provisioned = locality.priorities(node, target)
     localities = [
         endpoint_components_pb2.LocalityLbEndpoints(
             priority=priority, lb_endpoints=[_endpoint(target, h) for h in hosts]
         )
-        for priority, hosts in enumerate(target.hosts)
+        for priority, hosts in enumerate(by_priority)
     ]
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=target.name,
         endpoints=localities,
-        policy=endpoint_pb2.ClusterLoadAssignment.Policy(overprovisioning_factor=pb.uint32(NO_SPILL_PERCENT)),
+        policy=endpoint_pb2.ClusterLoadAssignment.Policy(overprovisioning_factor=pb.uint32(provisioned)),
     )
 
 

@@ -15,12 +15,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import CONNECTION_WINDOW, STREAM_WINDOW
 from mesh.xds.plan import NodePlan
-from mesh.xds.policies import access_log, balancing, headers, local_replies, tls
+from mesh.xds.policies import access_log, balancing, connections, headers, local_replies, tls
 from mesh.xds.routes import EGRESS, INBOUND
 
 HCM = "envoy.filters.network.http_connection_manager"
-MAX_STREAMS = 1000  # per connection; the circuit breakers of the callers are lower
-CONNECTION_SECONDS = 600  # HTTP/2 connections never rebalance by themselves: bound their life
+APP_STREAMS = 1000  # per connection of the application beside it, which has few
 
 
 def listeners(node: NodePlan) -> list[listener_pb2.Listener]:
@@ -35,7 +34,7 @@ def inbound(node: NodePlan) -> listener_pb2.Listener:
     http.set_current_client_cert_details.uri = True
     http.local_reply_config.CopyFrom(local_replies.inbound())
     http.access_log.append(access_log.log(INBOUND, **access_log.CALLER))
-    http.common_http_protocol_options.max_connection_duration.CopyFrom(pb.seconds(CONNECTION_SECONDS))
+    http.MergeFrom(connections.inbound(node))
     chain = _chain(http)
     chain.transport_socket.CopyFrom(tls.downstream(node))
     chain.transport_socket_connect_timeout.CopyFrom(pb.seconds(5))
@@ -46,7 +45,7 @@ def inbound(node: NodePlan) -> listener_pb2.Listener:
 
 def egress(node: NodePlan) -> listener_pb2.Listener:
     """From the application beside this proxy, on a Unix socket that only its user may open."""
-    http = _http(EGRESS, [], kept=(balancing.KEY,))
+    http = _http(EGRESS, [policy(node) for policy in policies.EGRESS_FILTERS], kept=(balancing.KEY,))
     http.local_reply_config.CopyFrom(local_replies.egress())
     http.access_log.append(access_log.log(EGRESS))
     return listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])
@@ -61,7 +60,7 @@ def _http(name: str, filters: list[Any | None], kept: tuple[str, ...] = ()) -> H
         http_filters=[*(f for f in filters if f is not None), router],
         early_header_mutation_extensions=[headers.strip(kept=kept)],
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
-            max_concurrent_streams=pb.uint32(MAX_STREAMS),
+            max_concurrent_streams=pb.uint32(APP_STREAMS),
             initial_stream_window_size=pb.uint32(STREAM_WINDOW),
             initial_connection_window_size=pb.uint32(CONNECTION_WINDOW),
         ),

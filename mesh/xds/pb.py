@@ -96,3 +96,13 @@ def header_is(name: str, matcher: string_pb2.StringMatcher) -> route_components_
 def http_filter(name: str, config: Any) -> hcm_pb2.HttpFilter:
     """One link of the HTTP filter chain."""
     return hcm_pb2.HttpFilter(name=name, typed_config=pack(config))
+
+
+def sleeping(name: str, config: Any) -> hcm_pb2.HttpFilter:
+    """One that no call meets but on routes that wake it: so an edit changes routes, and breaks no connection."""
+    return hcm_pb2.HttpFilter(name=name, typed_config=pack(config), disabled=True)
+
+
+def awake() -> any_pb2.Any:
+    """What a route says to wake it."""
+    return pack(route_components_pb2.FilterConfig(config=any_pb2.Any()))

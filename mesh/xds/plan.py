@@ -30,6 +30,7 @@ class Node:
     identity_dir: str
     inbound_address: str
     inbound_port: int  # 0: the kernel chooses, and the proxy keeps it
+    zone: str = ""
 
     @cached_property
     def anonymous(self) -> Node:
@@ -54,6 +55,7 @@ class Node:
                 identity_dir=str(metadata["identity_dir"]),
                 inbound_address=str(metadata["inbound_address"]),
                 inbound_port=int(metadata["inbound_port"]),
+                zone=node.locality.zone,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"node {node.id or '(no id)'}: bad bootstrap metadata: {error!r}") from None
@@ -97,6 +99,7 @@ class Callee:
     methods: tuple[Method, ...]
     targets: tuple[Target, ...]
     weight: int
+    sticky: str
     traffic: Traffic
 
 
@@ -185,6 +188,7 @@ class Plan:
             methods=self.contract.methods.get(service.name, ()),
             targets=tuple(self._target(service, subset) for subset in present),
             weight=service.canary.weight,
+            sticky=service.canary.sticky,
             traffic=service.traffic,
         )
 

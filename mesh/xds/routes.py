@@ -10,7 +10,18 @@ from mesh.contract import Method
 from mesh.xds import edge, pb, policies
 from mesh.xds.clusters import APP, CONTROL, SUPPORT
 from mesh.xds.plan import Callee, NodePlan
-from mesh.xds.policies import canary, faults, mirroring, rate_limits, rbac, retries, timeouts
+from mesh.xds.policies import (
+    canary,
+    concurrency,
+    faults,
+    mirroring,
+    rate_limits,
+    rbac,
+    retries,
+    sizes,
+    stickiness,
+    timeouts,
+)
 
 INBOUND, EGRESS = "inbound", "egress"
 SETTINGS = "/nourish.mesh.v1.SettingsService/WatchSettings"
@@ -49,7 +60,12 @@ def call(callee: Callee, method: Method) -> list[Route]:
     for policy in policies.EGRESS_ROUTE:
         action.MergeFrom(policy(method))
     action.MergeFrom(mirroring.route(callee, method))
-    return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
+    base = Route(
+        name=method.path[1:],
+        match=RouteMatch(path=method.path),
+        typed_per_filter_config=stickiness.settings(callee),
+    )
+    return canary.routes(callee, base, action)
 
 
 def settings(node: NodePlan) -> Route:
@@ -77,7 +93,11 @@ def _to_app(node: NodePlan, method: Method) -> Route:
         name=method.path[1:],
         match=RouteMatch(path=method.path),
         route=action,
-        typed_per_filter_config=faults.settings(node),
+        typed_per_filter_config={
+            **faults.settings(node),
+            **concurrency.settings(node),
+            **sizes.settings(node, method),
+        },
     )
 
 

@@ -13,11 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, AndFilter, ExtensionFilter, HeaderFilter
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter, AndFilter, HeaderFilter
 from envoy.config.core.v3 import base_pb2
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
-from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     LocalReplyConfig,
     ResponseMapper,
@@ -29,7 +28,7 @@ from nourish.error.v1.reason_pb2 import Reason
 
 from mesh.contract import Method
 from mesh.xds import pb
-from mesh.xds.policies.local_replies import status
+from mesh.xds.policies.local_replies import cel, status
 
 DOMAIN = "nourish.local"
 TYPE = "type.googleapis.com/google.rpc."
@@ -46,6 +45,7 @@ HTTP: dict[int, tuple[Reason.ValueType, str]] = {
     408: (Reason.REASON_DEADLINE_EXCEEDED, "The request took too long to arrive."),
     413: (Reason.REASON_RESOURCE_EXHAUSTED, "The request is too large."),
     415: (Reason.REASON_INVALID_ARGUMENT, "The body must be application/json."),
+    421: (Reason.REASON_UNIMPLEMENTED, "This host name is not served here."),
     426: (Reason.REASON_INVALID_ARGUMENT, "This version of HTTP is not served."),
     429: (Reason.REASON_RESOURCE_EXHAUSTED, "Too many requests: slow down."),
     431: (Reason.REASON_RESOURCE_EXHAUSTED, "The request headers are too large."),
@@ -149,14 +149,14 @@ def _not_allowed(methods: Iterable[Method]) -> Iterator[ResponseMapper]:
 def _explained() -> ResponseMapper:
     """The JSON check and the transcoder say what is wrong with the request, and nothing of the engine."""
     explained = "response.code_details == 'lua_response' || response.code_details.contains('json_transcode_failure')"
-    return _mapper(_all(status(400), _cel(explained)), 400, text="%LOCAL_REPLY_BODY%")
+    return _mapper(_all(status(400), cel(explained)), 400, text="%LOCAL_REPLY_BODY%")
 
 
 def _tokens() -> Iterator[ResponseMapper]:
-    expired = _cel("response.code_details.contains('expired')")
+    expired = cel("response.code_details.contains('expired')")
     yield _mapper(_all(status(401), expired), 401, text="The user token has expired.", bearer=True)
     # For another audience's token Envoy says 403; here it is as good as none.
-    stranger = _cel("response.code_details.startsWith('jwt_authn_access_denied')")
+    stranger = cel("response.code_details.startsWith('jwt_authn_access_denied')")
     mapper = _mapper(_all(status(403), stranger), 401, bearer=True)
     mapper.status_code.CopyFrom(pb.uint32(401))
     yield mapper
@@ -185,9 +185,3 @@ def _all(*filters: AccessLogFilter) -> AccessLogFilter:
 
 def _header(matcher: HeaderMatcher) -> AccessLogFilter:
     return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
-
-
-def _cel(expression: str) -> AccessLogFilter:
-    config: Any = cel_pb2.ExpressionFilter(expression=expression)
-    extension = ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=pb.pack(config))
-    return AccessLogFilter(extension_filter=extension)

@@ -89,7 +89,7 @@ def _transcoder(node: NodePlan) -> GrpcJsonTranscoder:
 def _tokens(node: NodePlan) -> JwtAuthentication:
     """Each route names what it requires; one that forgot to gets the rule, which wants a token."""
     return JwtAuthentication(
-        providers={jwt.PROVIDER: jwt.provider(node.materials.jwks)},
+        providers={jwt.PROVIDER: jwt.provider(node.materials.jwks, routed_by=True)},
         requirement_map={method.access: jwt.requirement(method) for method in reach.methods(node)},
         rules=[RequirementRule(match=RouteMatch(prefix="/"), requires=JwtRequirement(provider_name=jwt.PROVIDER))],
         strip_failure_response=True,

@@ -5,10 +5,18 @@ A REST request is on the catch-all until the transcoder has turned it into gRPC;
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy
-from envoy.config.route.v3.route_components_pb2 import HeaderMatcher, Route, RouteAction, RouteMatch, VirtualHost
+from envoy.config.route.v3.route_components_pb2 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    Route,
+    RouteAction,
+    RouteMatch,
+    VirtualHost,
+)
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
@@ -17,6 +25,7 @@ from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 
 from mesh.contract import Method
+from mesh.topology import LOCAL_HOSTS
 from mesh.xds import pb, policies
 from mesh.xds.clusters import APP
 from mesh.xds.edge import filters
@@ -24,8 +33,7 @@ from mesh.xds.plan import Callee, NodePlan
 from mesh.xds.policies import canary, faults, jwt, mirroring, rbac, retries, timeouts
 
 EDGE = "edge"
-# A page of another site, also one that has this address under its own name (DNS rebinding), finds nothing here.
-HOSTS = ("localhost", "127.0.0.1", "[::1]", "nourish.local")
+ANY_HOST = "*"
 _REQUEST_HEADERS = "authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout, x-nourish-canary"
 _RESPONSE_HEADERS = "grpc-status, grpc-message, grpc-status-details-bin, x-request-id"
 _PREFLIGHT_SECONDS = 600
@@ -37,14 +45,16 @@ def edge_routes(node: NodePlan) -> RouteConfiguration:
     calls = [r for callee in node.callees for method in callee.methods if method.exposed for r in _call(callee, method)]
     known = VirtualHost(
         name=EDGE,
-        domains=HOSTS,
+        domains=node.edge.hosts,
         routes=[*own, *calls, _bodiless(), _nowhere()],
-        typed_per_filter_config={filters.CORS: _cors()},
+        typed_per_filter_config={filters.CORS: _cors(node.edge.hosts)},
     )
-    strangers = VirtualHost(name="other hosts", domains=["*"], routes=[_nowhere()])
+    # A page of another site, also one that has this address under its own name (DNS rebinding), finds nothing here.
+    strangers = VirtualHost(name="other hosts", domains=[ANY_HOST], routes=[_misdirected()])
+    hosts = [known] if ANY_HOST in node.edge.hosts else [known, strangers]
     return RouteConfiguration(
         name=EDGE,
-        virtual_hosts=[known, strangers],
+        virtual_hosts=hosts,
         validate_clusters=pb.false(),
         request_headers_to_remove=faults.from_outside(node),
         response_headers_to_remove=retries.SIGNS,
@@ -105,6 +115,16 @@ def _nowhere() -> Route:
     )
 
 
+def _misdirected() -> Route:
+    """421: it may be right to ask, but not here."""
+    return Route(
+        name="misdirected",
+        match=RouteMatch(prefix="/"),
+        direct_response=DirectResponseAction(status=421),
+        typed_per_filter_config={jwt.FILTER: pb.pack(PerRouteConfig(disabled=True))},
+    )
+
+
 def _bodiless() -> Route:
     """A GET as nearly all are: the JSON check would find nothing, and costs a twentieth of the call."""
     route = _nowhere()
@@ -120,9 +140,10 @@ def _bodiless() -> Route:
     return route
 
 
-def _cors() -> Any:
-    """Pages served from this machine, on any port. Tokens are sent by hand: no credentials of the browser's own."""
-    hosts = "|".join(host.replace(".", r"\.").replace("[", r"\[").replace("]", r"\]") for host in HOSTS)
+def _cors(names: tuple[str, ...]) -> Any:
+    """Pages of these hosts, on any port, and for "any" of this machine. Tokens are sent by hand: no cookies."""
+    named = LOCAL_HOSTS if ANY_HOST in names else names
+    hosts = "|".join(re.escape(name).replace(r"\*", r"[a-z0-9.-]+") for name in named)
     return pb.pack(
         cors_pb2.CorsPolicy(
             allow_origin_string_match=[pb.regex(f"https?://(?:{hosts})(?::[0-9]+)?")],

@@ -15,6 +15,7 @@ from mesh.xds.policies import (
     balancing,
     call_stats,
     circuit_breakers,
+    concurrency,
     faults,
     health_checks,
     hedging,
@@ -23,6 +24,8 @@ from mesh.xds.policies import (
     rate_limits,
     rbac,
     retries,
+    sizes,
+    stickiness,
     tap,
     timeouts,
     tls,
@@ -46,7 +49,12 @@ INBOUND_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (
     jwt.verify,
     rbac.scopes,
     rate_limits.limit,
+    concurrency.shed,
+    sizes.hold,
     call_stats.filter,  # what is refused before it is no call of the application's; a fault on purpose counts as one
     tap.calls,
     faults.inject,
 )
+
+# HTTP filters of the egress listener.
+EGRESS_FILTERS: tuple[Callable[[NodePlan], Any], ...] = (stickiness.users,)

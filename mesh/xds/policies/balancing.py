@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.route.v3.route_components_pb2 import RouteAction
+from envoy.extensions.load_balancing_policies.common.v3 import common_pb2
+from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf import wrappers_pb2
 
@@ -17,6 +19,7 @@ from mesh.xds.plan import Host, NodePlan, Target
 PANIC_BELOW_PERCENT = 1
 # A digest of the request's `hash_key`, from the caller's application; no sidecar passes it on.
 KEY = "x-nourish-key"
+_KEY_HASH = RouteAction.HashPolicy(header=RouteAction.HashPolicy.Header(header_name=KEY))
 # At least 150 points for each of the 100 instances that the values allow a subset. It does not follow the number of
 # instances, for then each new instance would change the cluster itself.
 RING_SIZE = 16_384
@@ -42,9 +45,21 @@ def cluster(node: NodePlan, target: Target) -> cluster_pb2.Cluster:
         ignore_health_on_host_removal=True,
     )
     if target.traffic.balancing == "ringHash":
-        ring = cluster_pb2.Cluster.RingHashLbConfig(minimum_ring_size=wrappers_pb2.UInt64Value(value=RING_SIZE))
-        found.ring_hash_lb_config.CopyFrom(ring)
+        found.load_balancing_policy.CopyFrom(_ring())
     return found
+
+
+def _ring() -> cluster_pb2.LoadBalancingPolicy:
+    """It hashes the key whatever else a route hashes."""
+    hashing = common_pb2.ConsistentHashingLbConfig(hash_policy=[_KEY_HASH])
+    ring = ring_hash_pb2.RingHash(
+        minimum_ring_size=wrappers_pb2.UInt64Value(value=RING_SIZE), consistent_hashing_lb_config=hashing
+    )
+    config = extension_pb2.TypedExtensionConfig(
+        name="envoy.load_balancing_policies.ring_hash", typed_config=pb.pack(ring)
+    )
+    policy = cluster_pb2.LoadBalancingPolicy.Policy(typed_extension_config=config)
+    return cluster_pb2.LoadBalancingPolicy(policies=[policy])
 
 
 def endpoint(target: Target, host: Host) -> base_pb2.Metadata | None:
@@ -57,8 +72,5 @@ def endpoint(target: Target, host: Host) -> base_pb2.Metadata | None:
 
 
 def route(method: Method) -> RouteAction:
-    """What is hashed, where the contract names it; other kinds of balancing pass it over."""
-    if not method.hash_key:
-        return RouteAction()
-    header = RouteAction.HashPolicy.Header(header_name=KEY)
-    return RouteAction(hash_policy=[RouteAction.HashPolicy(header=header)])
+    """What is hashed, where the contract names it: for gRPC's own xDS, which looks for it here alone."""
+    return RouteAction(hash_policy=[_KEY_HASH]) if method.hash_key else RouteAction()

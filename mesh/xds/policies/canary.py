@@ -8,6 +8,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, Weigh
 
 from mesh.xds import pb
 from mesh.xds.plan import Callee, Target
+from mesh.xds.policies import stickiness
 
 HEADER = "x-nourish-canary"
 FORCED = {"always": "canary", "never": "stable"}
@@ -26,7 +27,9 @@ def routes(callee: Callee, base: Route, action: RouteAction) -> list[Route]:
             for target in callee.targets
         ]
     )
-    return [*forced, _route(base, action, weighted_clusters=split)]
+    shared = _route(base, action, weighted_clusters=split)
+    stickiness.divide(callee, shared.route)
+    return [*forced, shared]
 
 
 def _forced(base: Route, action: RouteAction, value: str, target: Target) -> Route:

@@ -27,7 +27,8 @@ FILTER = "envoy.filters.http.jwt_authn"
 PROVIDER = "nourish"
 METADATA = "claims"  # where the filter leaves the token's claims for RBAC
 SCOPE_CLAIM = "scope"
-CLAIM_HEADERS = {"x-nourish-user": "sub", "x-nourish-scopes": SCOPE_CLAIM}
+USER = "x-nourish-user"
+CLAIM_HEADERS = {USER: "sub", "x-nourish-scopes": SCOPE_CLAIM}
 
 
 def verify(node: NodePlan) -> Any:
@@ -42,8 +43,11 @@ def verify(node: NodePlan) -> Any:
     return pb.http_filter(FILTER, config)
 
 
-def provider(jwks: str) -> JwtProvider:
-    """The one issuer of end-user tokens. `jwks`: its public keys, a JSON Web Key Set (RFC 7517)."""
+def provider(jwks: str, *, routed_by: bool = False) -> JwtProvider:
+    """The one issuer of end-user tokens. `jwks`: its public keys, a JSON Web Key Set (RFC 7517).
+
+    `routed_by`: the route is found again once the user is known.
+    """
     return JwtProvider(
         issuer=ISSUER,
         audiences=[AUDIENCE],
@@ -56,6 +60,7 @@ def provider(jwks: str) -> JwtProvider:
         normalize_payload_in_metadata=JwtProvider.NormalizePayload(space_delimited_claims=[SCOPE_CLAIM]),
         claim_to_headers=[JwtClaimToHeader(header_name=h, claim_name=c) for h, c in CLAIM_HEADERS.items()],
         jwt_cache_config=JwtCacheConfig(jwt_cache_size=1000),
+        clear_route_cache=routed_by,
     )
 
 

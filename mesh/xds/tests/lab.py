@@ -89,6 +89,7 @@ class Proxy:
     id: str
     folder: Path
     process: asyncio.subprocess.Process
+    zone: str = ""
 
     @property
     def log(self) -> str:
@@ -165,7 +166,7 @@ class Lab:
     async def known(self) -> set[str]:
         return {proxy.node for proxy in (await self.control.GetMesh(control_pb2.GetMeshRequest())).proxies}
 
-    async def proxy(self, id: str, *, subset: str = "stable", identity: str | None = None) -> Proxy:
+    async def proxy(self, id: str, *, subset: str = "stable", identity: str | None = None, zone: str = "") -> Proxy:
         """Starts an Envoy for an instance; `identity` is whose certificate it holds, its own service's by default."""
         service = id.partition("-")[0]
         folder = self.folder / id
@@ -174,6 +175,7 @@ class Lab:
             NODE_ID=id,
             SERVICE=service,
             SUBSET=subset,
+            ZONE=zone,
             ADMIN_SOCKET=folder / "admin.sock",
             CONTROL_SOCKET=self.folder / "control.sock",
             APP_SOCKET=folder / "app.sock",
@@ -187,7 +189,7 @@ class Lab:
             command = (str(ENVOY), "-c", str(folder / "bootstrap.yaml"), "--concurrency", "1", "-l", "warning")
             options = ("--disable-hot-restart", "--drain-time-s", "1", "--file-flush-interval-msec", "50")
             process = await asyncio.create_subprocess_exec(*command, *options, stdout=log, stderr=log, env=os.environ)
-        started = Proxy(id, folder, process)
+        started = Proxy(id, folder, process, zone)
         self.stack.push_async_callback(started.stop)
         self.proxies[id] = started
         return started
@@ -213,6 +215,7 @@ class Lab:
                 subset="canary" if "canary" in id else "stable",
                 address="127.0.0.1",
                 port=await self.proxies[id].port(),
+                zone=self.proxies[id].zone,
             )
             for id in ids
         ]

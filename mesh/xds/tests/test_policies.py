@@ -1,4 +1,4 @@
-"""What each policy of `services.<name>.traffic` adds, to the letter, and what real Envoys make of it."""
+"""What each policy of the values adds, to the letter, and what real Envoys make of it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,24 @@ GOLDEN = Path(__file__).parent / "golden" / "policies"
 GET, SWEEP = f"/{STORE}/GetItem", f"/{STORE}/Sweep"
 Code = grpc.StatusCode
 PEEK = f"/{STORE}/Peek"
-# By policy: the values of `store`'s traffic, and the proxy that they tell something.
+# By policy: what is laid over the stanza of `store`, and the proxy that it tells something.
 POLICIES = {
     "faults": (
-        "faults: {delay: {milliseconds: 50, percent: 10}, abort: {status: ABORTED}, header: {regex: a.*}}",
+        "traffic: {faults: {delay: {milliseconds: 50, percent: 10}, abort: {status: ABORTED}, header: {regex: a.*}}}",
         "store-0",
     ),
     "outliers": (
-        "outliers: {consecutiveErrors: 2, ejectionSeconds: 3, maxEjectionSeconds: 30, maxEjectionPercent: 20}",
+        "traffic: {outliers: {consecutiveErrors: 2, ejectionSeconds: 3, maxEjectionSeconds: 9, maxEjectionPercent: 9}}",
         "front-0",
     ),
-    "rate_limits": ("rates: {read: {perSecond: 10, burst: 20}, heavy: {perSecond: 1}}", "store-0"),
-    "balancing": ("balancing: ringHash", "front-0"),
-    "mirroring": ("mirror: {percent: 25}", "front-0"),
+    "rate_limits": ("traffic: {rates: {read: {perSecond: 10, burst: 20}, heavy: {perSecond: 1}}}", "store-0"),
+    "balancing": ("traffic: {balancing: ringHash}", "front-0"),
+    "mirroring": ("traffic: {mirror: {percent: 25}}", "front-0"),
+    "concurrency": ("traffic: {concurrency: {adaptive: true, least: 5}}", "store-0"),
+    "locality": ("traffic: {zone: own}", "front-0"),
+    "stickiness": ("canary: {sticky: user}", "front-0"),
+    "connections": ("limits: {connectionSeconds: 60, streamsPerConnection: 10}", "store-0"),
+    "sizes": ("limits: {maxRequestBytes: 20000, maxResponseBytes: 100000}", "store-0"),
 }
 
 
@@ -51,8 +56,11 @@ def contract(contract: Contract) -> Contract:
 @pytest.fixture(scope="session")
 def plan(topology: Topology, contract: Contract) -> Plan:
     """The small mesh's, with that contract."""
-    hosts = [Host("store", id, s, "10.0.0.1", 15006) for id, s in (("store-0", "stable"), ("store-canary-0", "canary"))]
-    return Plan(topology, contract, Materials('{"keys":[]}', LUA), tuple(hosts))
+    hosts = tuple(
+        Host("store", id, "canary" if "canary" in id else "stable", "10.0.0.1", 15006, zone)
+        for id, zone in (("store-0", "a"), ("store-1", "b"), ("store-canary-0", "b"))
+    )
+    return Plan(topology, contract, Materials('{"keys":[]}', LUA), hosts)
 
 
 def values(traffic: str) -> str:
@@ -66,14 +74,16 @@ services:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_adds_what_its_golden_says(policy: str, plan: Plan, node: Callable[[str], Node]) -> None:
     """A policy changes what its golden lists, and nothing else."""
-    traffic, id = POLICIES[policy]
+    stanza, id = POLICIES[policy]
+    proxy = replace(node(id), zone="a")
 
-    def compiled(traffic: str) -> dict[str, Any]:
-        topology = load([ValuesFile("values.yaml", values(traffic))])
-        return as_json(compile_node(Plan(topology, plan.contract, plan.materials, plan.hosts).node(node(id))))
+    def compiled(stanza: str) -> dict[str, Any]:
+        overlay = ValuesFile("overlay.yaml", f"services: {{store: {{{stanza}}}}}")
+        topology = load([ValuesFile("values.yaml", values("")), overlay])
+        return as_json(compile_node(Plan(topology, plan.contract, plan.materials, plan.hosts).node(proxy)))
 
     before = dict(_leaves(compiled("")))
-    after = dict(_leaves(compiled(traffic)))
+    after = dict(_leaves(compiled(stanza)))
     effect = {path: after.get(path) for path in {**before, **after} if before.get(path) != after.get(path)}
     text = json.dumps(effect, indent=1, sort_keys=True) + "\n"
     path = GOLDEN / f"{policy}.json"
