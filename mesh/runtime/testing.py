@@ -35,14 +35,14 @@ _counter = itertools.count(1)
 async def serve_in_memory(*servicers: object) -> AsyncIterator[grpc.aio.Channel]:
     """Serves with all of the middleware on a private socket; gives the channel to make stubs on."""
     with tempfile.TemporaryDirectory(prefix="nourish-") as folder:
-        server, _ = build_server(*servicers)
-        server.add_insecure_port(f"unix:{folder}/app.sock")
-        await server.start()
+        built = build_server(*servicers)
+        built.grpc.add_insecure_port(f"unix:{folder}/app.sock")
+        await built.grpc.start()
         async with grpc.aio.insecure_channel(f"unix:{folder}/app.sock") as channel:
             try:
                 yield passing_on(channel)
             finally:
-                await server.stop(None)
+                await built.grpc.stop(None)
 
 
 def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, str], ...]:
