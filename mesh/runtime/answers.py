@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -43,11 +43,8 @@ _READ = sa.text(f"SELECT body, answer FROM runtime_answer WHERE {_KEY}")  # noqa
 _KEEP = sa.text(f"UPDATE runtime_answer SET answer = :answer WHERE {_KEY}")  # noqa: S608 - a constant
 
 
-class Answers:
-    """The answers in one database. The key is whom a call runs for, its method and its request_id."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
+class Answers(Protocol):
+    """What each request_id was answered. The key is whom a call runs for, its method and the id."""
 
     async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
         """What `make` answers, or what the same request was answered before.
@@ -55,10 +52,17 @@ class Answers:
         Raises:
             ServiceError: REQUEST_ID_REUSED, the id came with another body.
         """
-        principal = auth.principal()
-        owner = f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
-        key = {"owner": owner, "method": method.path, "request_id": request.request_id.lower()}
-        body = _digest(request)
+
+
+class StoredAnswers:
+    """The answers in one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
+        """As `Answers` says."""
+        key, body = key_of(method, request), digest(request)
         async with self._db.unit_of_work() as connection:
             if (await connection.execute(_CLAIM, {**key, "body": body})).first():
                 answer = await make()
@@ -72,7 +76,14 @@ class Answers:
         return method.response.FromString(kept.answer)
 
 
-def _digest(request: Message) -> bytes:
+def key_of(method: MethodInfo, request: Any) -> dict[str, str]:
+    """The columns of the key. Two users who send one request_id have two."""
+    principal = auth.principal()
+    owner = f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
+    return {"owner": owner, "method": method.path, "request_id": request.request_id.lower()}
+
+
+def digest(request: Message) -> bytes:
     """Of what is asked for; the id itself may be spelled otherwise."""
     asked = type(request)()
     asked.CopyFrom(request)

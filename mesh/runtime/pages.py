@@ -11,8 +11,8 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from nourish.error.v1.reason_pb2 import Reason
@@ -25,6 +25,8 @@ _TAG_BYTES = 16
 _EXPIRY_BYTES = 5  # seconds since 1970, until the year 36812
 _PAGE_FIELDS = ("page_token", "page_size")
 _key: bytes | None = None
+
+T = TypeVar("T")
 
 
 def configure(key: bytes) -> None:
@@ -43,6 +45,20 @@ def sign(cursor: Mapping[str, Any], *, scope: Message | bytes) -> str:
     expiry = int(time.time() + LIFE_SECONDS).to_bytes(_EXPIRY_BYTES, "big")
     payload = expiry + json.dumps(cursor, separators=(",", ":"), ensure_ascii=False).encode()
     return base64.urlsafe_b64encode(_tag(payload, scope) + payload).decode().rstrip("=")
+
+
+def cut(
+    rows: Sequence[T], size: int, cursor: Callable[[T], Mapping[str, Any]], *, scope: Message | bytes
+) -> tuple[Sequence[T], str]:
+    """The page of the first `size` of `rows`, which are one more if there are more, and its next_page_token.
+
+    Args:
+        rows: what was found, one more than `size` asked for.
+        size: of the page.
+        cursor: what the next page needs of the last row of this one.
+        scope: as `sign` takes it.
+    """
+    return rows[:size], sign(cursor(rows[size - 1]), scope=scope) if len(rows) > size else ""
 
 
 def verify(token: str, *, scope: Message | bytes) -> dict[str, Any]:

@@ -17,15 +17,13 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from mesh.runtime import notify, options
-from mesh.runtime.answers import Answers
+from mesh.runtime.answers import Answers, StoredAnswers
 from mesh.runtime.db import current as current_database
-from mesh.runtime.handlers import Context, MethodInfo, is_implemented, register, shaped
+from mesh.runtime.handlers import MethodInfo, is_implemented, register, shaped
 from mesh.runtime.health import Watch
 from mesh.runtime.middleware import Server, wrap
 from mesh.runtime.running import DRAIN_SECONDS, Running
 from mesh.runtime.settings import required, settings
-
-__all__ = ["Context", "build_server", "serve"]
 
 _log = logging.getLogger("mesh.runtime")
 
@@ -82,17 +80,22 @@ class Built:
         await self.grpc.stop(seconds)
 
 
-def build_server(*servicers: object) -> Built:
+def build_server(*servicers: object, answers: Answers | None = None) -> Built:
     """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet.
+
+    Args:
+        servicers: as `serve` takes them.
+        answers: where it is kept what each request_id was answered, if not in the open database.
 
     Raises:
         RuntimeError: a method takes a request_id, and no database is open in which to keep what it was answered.
         TypeError: not a servicer.
     """
     server = grpc.aio.server(options=options.SERVER)
-    db = current_database()
+    if answers is None and (db := current_database()):
+        answers = StoredAnswers(db)
     running = Running(max_calls=settings().max_calls, max_streams=settings().max_streams)
-    registrar = _Registrar(server, Server(running, Answers(db) if db else None))
+    registrar = _Registrar(server, Server(running, answers))
     for servicer in servicers:
         _add(servicer, registrar)
     checks = HealthServicer()
