@@ -100,8 +100,8 @@ class Database:
             async with unit.of_work(self.engine) as connection:
                 yield connection
 
-    async def answers(self) -> None:
-        """Returns if the server answers; a pool that is all at work says so itself.
+    async def ping(self) -> None:
+        """Returns if the server answers. A pool that is all at work is not asked: it is busy, not down.
 
         Raises:
             ConnectionError: as `transaction`.
@@ -144,6 +144,7 @@ async def database(
         address.set(drivername="postgresql+asyncpg"),
         pool_size=pool or settings().database_pool,
         max_overflow=0,
+        hide_parameters=True,  # an exception is logged, and what people entered is not
         connect_args={"server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)}},
     )
     try:
@@ -162,7 +163,7 @@ async def database(
         opened = Database(engine)
         _opened.append(opened)
         try:
-            with health.needing("database", opened.answers):
+            with health.needing("database", opened.ping):
                 yield opened
         finally:
             _opened.remove(opened)
