@@ -12,6 +12,7 @@ from mesh.traffic import Traffic
 
 Subset = Literal["stable", "canary"]
 SUBSETS: tuple[Subset, ...] = ("stable", "canary")
+DataPlane = Literal["sidecar", "proxyless"]
 EDGE = "edge"
 
 
@@ -51,6 +52,7 @@ class Service:
     database: ServiceDatabase | None = None
     limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
+    data_plane: DataPlane = "sidecar"
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:

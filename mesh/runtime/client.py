@@ -1,7 +1,8 @@
 """`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
 
-Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
-that is being served: what is left of its deadline, its user's token, its request id, the canary and fault it asks for.
+Retries, hedging, balancing, mTLS and canaries are the sidecar's, or gRPC's own where there is none; this side only
+passes on what belongs to the request that is being served: what is left of its deadline, its user's token, its request
+id, the canary and fault it asks for.
 """
 
 from __future__ import annotations
@@ -26,8 +27,17 @@ _KEY_HEADER = "x-nourish-key"
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_retries", 0),  # one layer retries: the sidecar
     ("grpc.default_authority", "mesh"),
+)
+_TO_SIDECAR = (("grpc.enable_retries", 0),)  # one layer retries: the sidecar
+# gRPC's own client, without a sidecar.
+_XDS = "xds:"
+_AS_SIDECAR = (
+    ("grpc.enable_retries", 1),  # it has no retry policy, and so repeats only what certainly did not start
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: an idle channel would forget what the control plane said
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.lb.ring_hash.ring_size_cap", 16_384),  # what the control plane asks for; by default a quarter of it
 )
 
 
@@ -42,8 +52,12 @@ def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
 
 @cache
 def egress() -> grpc.aio.Channel:
-    """The channel of this process to its sidecar. Opened on first use, never closed before the process ends."""
-    return passing_on(grpc.aio.insecure_channel(required(settings().egress, "NOURISH_EGRESS"), options=_OPTIONS))
+    """The channel of this process to the mesh. Opened on first use, never closed before the process ends."""
+    target = required(settings().egress, "NOURISH_EGRESS")
+    if target.startswith(_XDS):
+        credentials = grpc.xds_channel_credentials()
+        return passing_on(grpc.aio.secure_channel(target, credentials, options=(*_OPTIONS, *_AS_SIDECAR)))
+    return passing_on(grpc.aio.insecure_channel(target, options=(*_OPTIONS, *_TO_SIDECAR)))
 
 
 def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -19,6 +20,9 @@ from mesh.runtime import notify
 from mesh.runtime.middleware import Context, MethodInfo, wrap
 from mesh.runtime.settings import required, settings
 
+if TYPE_CHECKING:
+    from mesh.runtime.proxyless.guard import Guard
+
 __all__ = ["Context", "build_server", "serve"]
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -28,6 +32,12 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
+)
+WITHOUT_SIDECAR: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_connection_age_ms", 600_000),  # HTTP/2 connections never rebalance by themselves
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    # Callers ping every 30 s; below its default of 5 min gRPC would end their connections for that.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 _log = logging.getLogger("mesh.runtime")
@@ -44,10 +54,26 @@ async def serve(*servicers: object, address: str | None = None) -> None:
         RuntimeError: nowhere to listen, or the address is taken.
     """
     listen = address or required(settings().listen, "NOURISH_LISTEN")
-    server, checks = build_server(*servicers)
+    async with AsyncExitStack() as stack:
+        await _serve(servicers, listen, await _guard(stack))
+
+
+async def _guard(stack: AsyncExitStack) -> Guard | None:
+    """What stands in for a sidecar, once it has its rules."""
+    if not settings().inbound:
+        return None
+    from mesh.runtime import proxyless  # noqa: PLC0415 - it brings much that no process behind a sidecar needs
+
+    return await stack.enter_async_context(proxyless.guard())
+
+
+async def _serve(servicers: Sequence[object], listen: str, guard: Guard | None) -> None:
+    server, checks = build_server(*servicers, guard=guard)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))
     server.add_insecure_port(listen)
+    if guard:
+        notify.bound(guard.listen(server, settings().inbound))
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,13 +82,19 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     _log.info("serving", extra={"address": listen})
     await stop.wait()
     notify.stopping()
+    if guard:  # nothing before it drains
+        await guard.lull(DRAIN_SECONDS)
     await checks.enter_graceful_shutdown()
     await server.stop(DRAIN_SECONDS)
 
 
-def build_server(*servicers: object) -> tuple[grpc.aio.Server, HealthServicer]:
-    """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet."""
-    server = grpc.aio.server(options=OPTIONS)
+def build_server(*servicers: object, guard: Guard | None = None) -> tuple[grpc.aio.Server, HealthServicer]:
+    """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet.
+
+    A `guard` stands before all of them where no sidecar does.
+    """
+    options = (*OPTIONS, *WITHOUT_SIDECAR) if guard else OPTIONS
+    server = grpc.aio.server(interceptors=[guard] if guard else [], options=options)
     registrar = _Registrar(server)
     for servicer in servicers:
         _add(servicer, registrar)

@@ -25,7 +25,7 @@ def assignment(target: Target) -> endpoint_pb2.ClusterLoadAssignment:
     """The instances of a subset at priority 0, and those that it fails over to behind them."""
     localities = [
         endpoint_components_pb2.LocalityLbEndpoints(
-            priority=priority, lb_endpoints=[_endpoint(target, h) for h in hosts]
+            priority=priority, lb_endpoints=[endpoint(target, h) for h in hosts]
         )
         for priority, hosts in enumerate(target.hosts)
     ]
@@ -45,7 +45,8 @@ def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
     )
 
 
-def _endpoint(target: Target, host: Host) -> endpoint_components_pb2.LbEndpoint:
+def endpoint(target: Target, host: Host) -> endpoint_components_pb2.LbEndpoint:
+    """One instance."""
     address = pb.tcp(host.address, host.port)
     return endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Resource
@@ -16,6 +16,10 @@ class Incremental(Stream):
 
     A response that is refused is sent again, a resource at a time, so that one bad resource holds back no good one.
     """
+
+    def _named(self, request: Any) -> Iterable[str]:
+        names: Iterable[str] = request.resource_names_subscribe
+        return names
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         added = frozenset(request.resource_names_subscribe) - {"*"}
