@@ -29,10 +29,10 @@ _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.default_authority", "mesh"),
 )
-_TO_SIDECAR = (("grpc.enable_retries", 0),)  # one layer retries: the sidecar
+TO_SIDECAR = (("grpc.enable_retries", 0),)  # one layer retries: the sidecar
 # gRPC's own client, without a sidecar.
 _XDS = "xds:"
-_AS_SIDECAR = (
+AS_SIDECAR = (
     ("grpc.enable_retries", 1),  # it has no retry policy, and so repeats only what certainly did not start
     ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: an idle channel would forget what the control plane said
     ("grpc.keepalive_time_ms", 30_000),
@@ -56,8 +56,8 @@ def egress() -> grpc.aio.Channel:
     target = required(settings().egress, "NOURISH_EGRESS")
     if target.startswith(_XDS):
         credentials = grpc.xds_channel_credentials()
-        return passing_on(grpc.aio.secure_channel(target, credentials, options=(*_OPTIONS, *_AS_SIDECAR)))
-    return passing_on(grpc.aio.insecure_channel(target, options=(*_OPTIONS, *_TO_SIDECAR)))
+        return passing_on(grpc.aio.secure_channel(target, credentials, options=(*_OPTIONS, *AS_SIDECAR)))
+    return passing_on(grpc.aio.insecure_channel(target, options=(*_OPTIONS, *TO_SIDECAR)))
 
 
 def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:
