@@ -2,11 +2,12 @@
 
 import sys
 
-from bench import fleet, paths, report, restarts, rollout, rotations
+from bench import fleet, paths, proxyless, report, restarts, rollout, rotations
 
 BENCHES: dict[str, report.Bench] = {
     "fleet": fleet,
     "paths": paths,
+    "proxyless": proxyless,
     "restarts": restarts,
     "rollout": rollout,
     "rotations": rotations,

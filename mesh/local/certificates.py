@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+from contextlib import suppress
 from pathlib import Path
 
 from mesh.admin import Admin, AdminError, NobodyListensError
@@ -12,27 +12,37 @@ from mesh.identity.files import DATA_LINK
 from mesh.identity.rotation import uses
 from mesh.local.paths import Paths
 
-TAKEN_SECONDS = 4.0  # refresh_interval in envoy/proxyless.json, and patience with a busy machine
+TAKEN = "identity"  # the word that a process without a proxy leaves, beside its bootstrap
 
 
 async def lagging(paths: Paths) -> list[str]:
     """The instances whose proxy runs and does not use yet what lies in its folder, or does not say what it uses.
 
-    A proxy runs if somebody listens on its admin socket: the runner may have died without it. gRPC reads the files each
-    second and tells nobody what it uses: a process without a proxy lags until they have lain there for a while.
+    A proxy runs if somebody listens on its admin socket: the runner may have died without it. A process without a proxy
+    leaves word in its folder of what it uses.
     """
     sockets = sorted(paths.run.glob("*/admin.sock"))
     late = await asyncio.gather(*(_late(paths, socket) for socket in sockets))
     found = [socket.parent.name for socket, is_late in zip(sockets, late, strict=True) if is_late]
-    return found + [path.parent.name for path in sorted(paths.run.glob("*/bootstrap.json")) if _fresh(paths, path)]
+    bare = sorted(paths.run.glob("*/bootstrap.json"))
+    late = await asyncio.gather(*(_late_without_proxy(paths, bootstrap) for bootstrap in bare))
+    return found + [path.parent.name for path, is_late in zip(bare, late, strict=True) if is_late]
 
 
-def _fresh(paths: Paths, bootstrap: Path) -> bool:
-    service = json.loads(bootstrap.read_text())["node"]["cluster"]
+async def _late_without_proxy(paths: Paths, bootstrap: Path) -> bool:
     try:
-        return time.time() - (paths.identity / service / DATA_LINK).lstat().st_mtime < TAKEN_SECONDS
-    except OSError:
-        return True
+        _, writer = await asyncio.open_unix_connection(str(paths.app_socket(bootstrap.parent.name)))
+    except OSError:  # it does not run
+        return False
+    writer.close()
+    return not _taken(paths, bootstrap)
+
+
+def _taken(paths: Paths, bootstrap: Path) -> bool:
+    with suppress(OSError, ValueError):
+        service = json.loads(bootstrap.read_text())["node"]["cluster"]
+        return bootstrap.with_name(TAKEN).read_text() == str((paths.identity / service / DATA_LINK).readlink())
+    return False
 
 
 async def _late(paths: Paths, socket: Path) -> bool:

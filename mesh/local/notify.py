@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.runtime.notify import PORT
+PORT = "X_MESH_PORT"  # of the runtime; its modules would bring all of it
 
 
 class NotifySocket(asyncio.DatagramProtocol):

@@ -249,6 +249,7 @@ class Mesh:
             bootstrap = render(self._root / "envoy" / "proxyless.json", variables)
             paths.xds_bootstrap(instance.id).write_text(bootstrap)
             return None
+        paths.xds_bootstrap(instance.id).unlink(missing_ok=True)
         return Envoy(
             self._root / "envoy" / "sidecar.yaml",
             variables,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
+from mesh.runtime.proxyless import credentials
 from mesh.runtime.proxyless.guard import Guard
 from mesh.runtime.proxyless.inbound import Bootstrap, Inbound
 from mesh.runtime.settings import settings
@@ -18,12 +19,14 @@ from mesh.runtime.settings import settings
 @asynccontextmanager
 async def guard() -> AsyncIterator[Guard]:
     """A guard that follows the rules of this process, once it has them."""
-    inbound = Inbound(Bootstrap.load())
-    following = asyncio.create_task(inbound.follow(), name="follow the rules")
+    bootstrap, identity = Bootstrap.load(), settings().identity
+    inbound = Inbound(bootstrap)
+    work = (inbound.follow(), credentials.leave_word(identity, bootstrap.path.with_name(credentials.TAKEN)))
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         await inbound.known()
-        yield Guard(inbound, settings().identity)
+        yield Guard(inbound, identity)
     finally:
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -35,6 +35,7 @@ _log = logging.getLogger("mesh.runtime")
 class Bootstrap:
     """Where the control plane is, and who this process is to it."""
 
+    path: Path
     server: str
     node: Node
 
@@ -46,8 +47,9 @@ class Bootstrap:
             RuntimeError: the environment names none.
             OSError: it cannot be read.
         """
-        content = json.loads(Path(required(os.environ.get(BOOTSTRAP, ""), BOOTSTRAP)).read_text())
-        return cls(content["xds_servers"][0]["server_uri"], json_format.ParseDict(content["node"], Node()))
+        path = Path(required(os.environ.get(BOOTSTRAP, ""), BOOTSTRAP))
+        content = json.loads(path.read_text())
+        return cls(path, content["xds_servers"][0]["server_uri"], json_format.ParseDict(content["node"], Node()))
 
 
 class Inbound:

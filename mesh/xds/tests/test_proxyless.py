@@ -17,6 +17,7 @@ from mesh.identity.ca import CertificateAuthority
 from mesh.identity.rotation import rotate_root
 from mesh.local.certificates import lagging
 from mesh.local.paths import Paths
+from mesh.runtime.proxyless import credentials
 from mesh.xds.tests import bare
 from mesh.xds.tests.lab import Lab, call, code, poll
 from mesh.xds.tests.test_mesh import ASK, GET, PUT, SWEEP, bearer, direct
@@ -181,9 +182,13 @@ async def test_the_root_is_replaced_under_calls(lab: Lab, home: Paths) -> None:
         await stack.enter_async_context(bare.server(lab, "store-0", connection_ms=200))
         front = await stack.enter_async_context(bare.client(lab, "front-0"))
         stack.callback(shutil.rmtree, home.run, ignore_errors=True)
-        for id in ("front-0", "store-0"):
-            home.xds_bootstrap(id).parent.mkdir(parents=True)
+        for id in ("front-0", "store-0"):  # as two processes would lie there; both are this one
+            home.instance(id).mkdir(parents=True)
             shutil.copy(lab.folder / f"{id}.json", home.xds_bootstrap(id))
+            home.app_socket(id).symlink_to(lab.folder / "store-0.sock")
+            folder = home.identity / id.partition("-")[0]
+            taken = asyncio.create_task(credentials.leave_word(folder, home.instance(id) / credentials.TAKEN))
+            stack.callback(taken.cancel)
         await lab.report("store-0", wait=True)
         rotating = asyncio.create_task(rotate_root(authority, lambda: lagging(home)))
         calls = 0
