@@ -59,11 +59,13 @@ async def serve(*servicers: object, address: str | None = None) -> None:
 
 
 async def _guard(stack: AsyncExitStack) -> Guard | None:
-    """What stands in for a sidecar, once it has its rules."""
+    """What stands in for a sidecar, once it has its rules; whom to call it learns meanwhile."""
     if not settings().inbound:
         return None
-    from mesh.runtime import proxyless  # noqa: PLC0415 - it brings much that no process behind a sidecar needs
+    # They bring much that no process behind a sidecar needs.
+    from mesh.runtime import client, proxyless  # noqa: PLC0415
 
+    client.egress().get_state(try_to_connect=True)
     return await stack.enter_async_context(proxyless.guard())
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.type.matcher.v3 import path_pb2
 from nourish.mesh.v1 import control_pb2
 
 from mesh.identity import tokens
@@ -17,7 +25,9 @@ from mesh.identity.ca import CertificateAuthority
 from mesh.identity.rotation import rotate_root
 from mesh.local.certificates import lagging
 from mesh.local.paths import Paths
-from mesh.runtime.proxyless import credentials
+from mesh.runtime.proxyless import credentials, rules
+from mesh.xds import pb, proxyless
+from mesh.xds.plan import Materials, Node, Plan
 from mesh.xds.tests import bare
 from mesh.xds.tests.lab import Lab, call, code, poll
 from mesh.xds.tests.test_mesh import ASK, GET, PUT, SWEEP, bearer, direct
@@ -158,6 +168,49 @@ async def test_outlives_the_control_plane(lab: Lab) -> None:
         await poll(lambda: lab.connected("front-0", "store-0"))
         assert (await lab.apply(values(**both, calls="[]"))).applied
         assert await code(front, GET) in (Code.UNAVAILABLE, Code.PERMISSION_DENIED)
+
+
+def unknown_filter(http: HttpConnectionManager) -> None:
+    http.http_filters.insert(0, http.http_filters[-1])
+
+
+def deny(http: HttpConnectionManager) -> None:
+    change(http, lambda rbac: setattr(rbac.rules, "action", rbac_pb2.RBAC.Action.DENY))
+
+
+def condition(http: HttpConnectionManager) -> None:
+    change(http, lambda rbac: rbac.rules.policies["edge"].condition.const_expr.SetInParent())
+
+
+def any_caller(http: HttpConnectionManager) -> None:
+    change(http, lambda rbac: setattr(rbac.rules.policies["edge"].principals.add(), "any", True))
+
+
+def path_by_regex(http: HttpConnectionManager) -> None:
+    expression = path_pb2.PathMatcher(path=pb.regex("/.*"))
+    change(http, lambda rbac: rbac.rules.policies["edge"].permissions[0].or_rules.rules.add(url_path=expression))
+
+
+def change(http: HttpConnectionManager, how: Callable[[RBAC], object]) -> None:
+    rbac = RBAC()
+    http.http_filters[0].typed_config.Unpack(rbac)
+    how(rbac)
+    http.http_filters[0].typed_config.Pack(rbac)
+
+
+@pytest.mark.parametrize("how", [unknown_filter, deny, condition, any_caller, path_by_regex])
+def test_rules_that_the_runtime_does_not_know_are_refused_as_a_whole(
+    how: Callable[[HttpConnectionManager], None], plan: Plan, identity: Path
+) -> None:
+    plan = replace(plan, materials=Materials((identity / "jwks.json").read_text()))
+    (_, inbound) = proxyless.listeners(plan.node(Node.without_proxy("store-0", "store", "stable")))
+    assert rules.read(inbound).allow("spiffe://nourish.local/ns/nourish/sa/front", GET)
+    http = HttpConnectionManager()
+    inbound.filter_chains[0].filters[0].typed_config.Unpack(http)
+    how(http)
+    inbound.filter_chains[0].filters[0].typed_config.Pack(http)
+    with pytest.raises(ValueError, match="known"):
+        rules.read(inbound)
 
 
 @pytest.fixture
