@@ -18,8 +18,8 @@ from google.protobuf import descriptor_pool
 from nourish.mesh.v1 import policy_pb2
 
 from mesh.runtime import auth
+from mesh.runtime.environment import environment, required
 from mesh.runtime.server import MAX_MESSAGE_BYTES
-from mesh.runtime.settings import required, settings
 
 Stub = TypeVar("Stub")
 _PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
@@ -53,7 +53,7 @@ def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
 @cache
 def egress() -> grpc.aio.Channel:
     """The channel of this process to the mesh. Opened on first use, never closed before the process ends."""
-    target = required(settings().egress, "NOURISH_EGRESS")
+    target = required(environment().egress, "NOURISH_EGRESS")
     if target.startswith(_XDS):
         credentials = grpc.xds_channel_credentials()
         return passing_on(grpc.aio.secure_channel(target, credentials, options=(*_OPTIONS, *AS_SIDECAR)))

@@ -17,8 +17,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from mesh.runtime import notify
+from mesh.runtime.environment import environment, required
 from mesh.runtime.middleware import Context, MethodInfo, wrap
-from mesh.runtime.settings import required, settings
 
 if TYPE_CHECKING:
     from mesh.runtime.proxyless.guard import Guard
@@ -53,14 +53,14 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     Raises:
         RuntimeError: nowhere to listen, or the address is taken.
     """
-    listen = address or required(settings().listen, "NOURISH_LISTEN")
+    listen = address or required(environment().listen, "NOURISH_LISTEN")
     async with AsyncExitStack() as stack:
         await _serve(servicers, listen, await _guard(stack))
 
 
 async def _guard(stack: AsyncExitStack) -> Guard | None:
     """What stands in for a sidecar, once it has its rules; whom to call it learns meanwhile."""
-    if not settings().inbound:
+    if not environment().inbound:
         return None
     # They bring much that no process behind a sidecar needs.
     from mesh.runtime import client, proxyless  # noqa: PLC0415
@@ -75,7 +75,7 @@ async def _serve(servicers: Sequence[object], listen: str, guard: Guard | None) 
         _clear_socket(listen.removeprefix("unix:"))
     server.add_insecure_port(listen)
     if guard:
-        notify.bound(guard.listen(server, settings().inbound))
+        notify.bound(guard.listen(server, environment().inbound))
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

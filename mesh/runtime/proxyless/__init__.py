@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mesh.runtime.environment import environment
 from mesh.runtime.proxyless import credentials
 from mesh.runtime.proxyless.guard import Guard
 from mesh.runtime.proxyless.inbound import Bootstrap, Inbound
-from mesh.runtime.settings import settings
 
 
 @asynccontextmanager
 async def guard() -> AsyncIterator[Guard]:
     """A guard that follows the rules of this process, once it has them."""
-    bootstrap, identity = Bootstrap.load(), settings().identity
+    bootstrap, identity = Bootstrap.load(), environment().identity
     inbound = Inbound(bootstrap)
     work = (inbound.follow(), credentials.leave_word(identity, bootstrap.path.with_name(credentials.TAKEN)))
     tasks = [asyncio.create_task(each) for each in work]

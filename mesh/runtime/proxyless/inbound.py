@@ -19,8 +19,8 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from google.protobuf import json_format
 
+from mesh.runtime.environment import required
 from mesh.runtime.proxyless import rules
-from mesh.runtime.settings import required
 
 NAME = "inbound"
 TYPE = f"type.googleapis.com/{Listener.DESCRIPTOR.full_name}"
