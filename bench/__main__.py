@@ -2,12 +2,13 @@
 
 import sys
 
-from bench import fleet, outage, paths, report, restarts, rollout, rotations
+from bench import fleet, outage, paths, proxyless, report, restarts, rollout, rotations
 
 BENCHES: dict[str, report.Bench] = {
     "fleet": fleet,
     "outage": outage,
     "paths": paths,
+    "proxyless": proxyless,
     "restarts": restarts,
     "rollout": rollout,
     "rotations": rotations,

@@ -1,4 +1,8 @@
-"""The bare and the full gRPC server around one handler: `python -m bench.grpc_servers bare|serve SOCKET FOOD.json`."""
+"""gRPC servers around one handler: `python -m bench.grpc_servers KIND READY FOOD.json [IDENTITY]`.
+
+KIND is bare or serve, which listen on the socket READY, or plain or tls: all of `serve()` but its sidecar, or what
+stands in for one, on a TCP port that is written to the file READY.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from google.protobuf import json_format
 from nourish.food.v1 import food_pb2, food_pb2_grpc
 
 from mesh.runtime import serve
+from mesh.runtime.proxyless import credentials
+from mesh.runtime.server import build_server
 
 
 class Foods(food_pb2_grpc.FoodServiceServicer):
@@ -25,7 +31,7 @@ class Foods(food_pb2_grpc.FoodServiceServicer):
         return self._foods[request.name]
 
 
-async def main(kind: str, socket: str, food: str) -> None:
+async def main(kind: str, socket: str, food: str, identity: str = "") -> None:
     """Serves until terminated."""
     foods = Foods(  # type: ignore[abstract] # the other methods answer UNIMPLEMENTED
         json_format.Parse(Path(food).read_text(), food_pb2.Food())
@@ -33,10 +39,26 @@ async def main(kind: str, socket: str, food: str) -> None:
     if kind == "serve":
         await serve(foods, address=f"unix:{socket}")
         return
+    if kind in ("plain", "tls"):
+        await _on_tcp(foods, Path(socket), Path(identity) if kind == "tls" else None)
+        return
     server = grpc.aio.server()
     food_pb2_grpc.add_FoodServiceServicer_to_server(foods, server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
+    await asyncio.Event().wait()
+
+
+async def _on_tcp(foods: Foods, ready: Path, identity: Path | None) -> None:
+    server, _ = build_server(foods)
+    address = "127.0.0.1:0"
+    port = (
+        server.add_secure_port(address, credentials.server(identity)) if identity else server.add_insecure_port(address)
+    )
+    await server.start()
+    written = ready.with_suffix(".new")
+    written.write_text(str(port))
+    written.rename(ready)
     await asyncio.Event().wait()
 
 

@@ -12,6 +12,7 @@ from mesh.traffic import Traffic
 
 Subset = Literal["stable", "canary"]
 SUBSETS: tuple[Subset, ...] = ("stable", "canary")
+DataPlane = Literal["sidecar", "proxyless"]
 EDGE = "edge"
 MESSAGE_BYTES = 4 << 20  # what gRPC takes of a message unless told, and all that our services are told
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nourish.local")
@@ -59,6 +60,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
     settings: dict[str, str] = field(default_factory=dict)
+    data_plane: DataPlane = "sidecar"
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:

@@ -292,7 +292,11 @@ def test_what_the_schema_does_not_know_is_refused(overlay):
 
 @pytest.mark.parametrize(
     ("overlay", "why"),
-    [("services: {food: {lang: go}}", "services.food.lang"), ("services: {control-plane: {}}", "name is taken")],
+    [
+        ("services: {food: {lang: go}}", "services.food.lang"),
+        ("services: {food: {dataPlane: proxyless}}", "services.food.dataPlane"),
+        ("services: {control-plane: {}}", "name is taken"),
+    ],
 )
 def test_what_the_chart_cannot_run_is_refused_by_name(overlay, why):
     with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmError, match=why):

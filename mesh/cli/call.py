@@ -14,7 +14,7 @@ import click
 
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import print_json
-from mesh.cli.place import json_option, paths, state
+from mesh.cli.place import json_option, need_sidecar, paths, state
 from mesh.cli.token import Span
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ def target(method: Method, service: str, caller: str | None) -> str:
         running = ", ".join(dict.fromkeys(i.service for i in runs.instances if i.service != "edge"))
         raise Failure(f"no instance of {caller!r} runs", Exit.NOT_RUNNING, f"those run: {running}")
     chosen = next((i for i in instances if i.ready), instances[0])
+    need_sidecar(chosen.service, "through which to call")
     return f"unix:{paths().egress_socket(chosen.id)}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mesh.cli.failure import not_running
+from mesh.cli.failure import Exit, Failure, not_running
 
 if TYPE_CHECKING:
     from mesh.local.events import State
@@ -77,3 +77,14 @@ def state() -> State:
     if found is None:
         raise not_running(paths().home)
     return found
+
+
+def need_sidecar(service: str, why: str) -> None:
+    """That instances of a service have sidecars.
+
+    Raises:
+        Failure: one has none; `why` says for what it would be needed.
+    """
+    if bare := next((i.id for i in state().instances if i.service == service and i.data_plane == "proxyless"), None):
+        hint = "docs/runbooks/proxyless.md says what goes with it, and what does not"
+        raise Failure(f"{bare} is proxyless: there is no sidecar {why}", Exit.USAGE, hint)

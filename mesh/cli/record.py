@@ -14,7 +14,7 @@ import click
 
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import print_json, span
-from mesh.cli.place import json_option, paths, shown, state
+from mesh.cli.place import json_option, need_sidecar, paths, shown, state
 from mesh.cli.token import Span
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def command(service: str, share: float, limit: int, how_long: timedelta, as_json
 def _sidecars(service: str) -> dict[str, Path]:
     """The admin socket of each running instance."""
     where = paths()
+    need_sidecar(service, "to record at")
     found = {i.id: where.admin_socket(i.id) for i in state().instances if i.service == service and i.proxy.up}
     if service == "edge" or not found:
         what = "the edge has no sidecar; record a service behind it" if service == "edge" else f"no {service} runs"

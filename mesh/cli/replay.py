@@ -14,7 +14,7 @@ import click
 
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import print_json
-from mesh.cli.place import json_option, paths, state
+from mesh.cli.place import json_option, need_sidecar, paths, state
 
 if TYPE_CHECKING:
     from mesh.contract import Contract
@@ -100,7 +100,10 @@ def _entry(service: str, caller: str | None) -> str:
     ready = [i for i in state().instances if i.ready and i.service in ((caller,) if caller else callers)]
     if not ready:
         raise Failure(f"no service that may call {service} is ready", Exit.NOT_RUNNING, "`mesh routes` shows who may")
-    return f"unix:{paths().egress_socket(ready[0].id)}"
+    with_sidecar = [i for i in ready if i.data_plane == "sidecar"]
+    if not with_sidecar:
+        need_sidecar(ready[0].service, "through which to call")
+    return f"unix:{paths().egress_socket(with_sidecar[0].id)}"
 
 
 def _methods(contract: Contract, service: str) -> dict[str, Codec]:

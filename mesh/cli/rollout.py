@@ -14,7 +14,7 @@ import click
 from mesh.cli import canary
 from mesh.cli.failure import Exit, Failure, refused
 from mesh.cli.output import console, print_json, span
-from mesh.cli.place import json_option, paths, state
+from mesh.cli.place import json_option, need_sidecar, paths, state
 from mesh.cli.token import Span
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def command(
     state()
     with files.locked():
         walk = _begin(files.read(), asked, act, to)
+        if walk.phase == "walking":
+            need_sidecar(service, "that counts how its calls end")
         if walk.values_file:
             _write_values(Path(walk.values_file), service, None)
         if walk.phase == "walking" and not no_contract_check:

@@ -111,7 +111,7 @@ def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: 
             _subset(instance, weights),
             "[green]ready[/]" if instance.ready else f"[yellow]{instance.status or 'not ready'}[/]",
             _process(instance.app),
-            _process(instance.proxy),
+            _process(instance.proxy) if instance.data_plane == "sidecar" else instance.data_plane,
             str(instance.port or "-"),
             _config(proxies.get(instance.id), known=mesh is not None),
             _certificate(certificates.get(instance.service)),

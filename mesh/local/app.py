@@ -1,4 +1,4 @@
-"""A service's own process behind its sidecar: ready when it says so, and its health check agrees."""
+"""A service's own process, behind its sidecar or without one: ready when it says so, and its health check agrees."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class App(OneChild):
         except BaseException:
             await self.stop()
             raise
+
+    @property
+    def port(self) -> int | None:
+        """Where it takes calls from the mesh itself; None behind a sidecar."""
+        return self._notify.port
 
     async def stop(self) -> None:
         """Asks it to finish what runs and to end; kills it if it does not."""

@@ -51,7 +51,10 @@ class ProcessState:
 
 @dataclass(frozen=True)
 class InstanceState:
-    """One instance: its sidecar's mesh port on 127.0.0.1, and the last line its app said about itself."""
+    """One instance: its mesh port on 127.0.0.1, and the last line its app said about itself.
+
+    A proxyless one has no proxy: that is never up.
+    """
 
     id: str
     service: str
@@ -61,6 +64,7 @@ class InstanceState:
     status: str
     app: ProcessState
     proxy: ProcessState
+    data_plane: str = "sidecar"
 
 
 @dataclass(frozen=True)

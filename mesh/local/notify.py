@@ -7,13 +7,16 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+PORT = "X_MESH_PORT"  # of the runtime; its modules would bring all of it
+
 
 class NotifySocket(asyncio.DatagramProtocol):
-    """Takes `READY=1` and `STATUS=...` from one process, as sd_notify(3) defines them."""
+    """Takes `READY=1` and `STATUS=...` from one process, as sd_notify(3) defines them, and where it takes calls."""
 
     def __init__(self, path: Path, on_status: Callable[[str], None]) -> None:
         self.path = path
         self.ready = asyncio.Event()
+        self.port: int | None = None  # for calls from the mesh, of a process without a sidecar
         self.heard = 0  # messages so far; a process that speaks is alive
         self._on_status = on_status
         self._transport: asyncio.BaseTransport | None = None
@@ -22,6 +25,7 @@ class NotifySocket(asyncio.DatagramProtocol):
         """Listens, with nothing heard yet."""
         self.close()
         self.ready.clear()
+        self.port = None
         self.path.unlink(missing_ok=True)
         self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: self, local_addr=str(self.path), family=socket.AF_UNIX
@@ -42,3 +46,5 @@ class NotifySocket(asyncio.DatagramProtocol):
                 self._on_status(value)
             elif name == "READY" and value == "1":
                 self.ready.set()
+            elif name == PORT and value.isdecimal():
+                self.port = int(value)

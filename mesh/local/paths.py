@@ -107,6 +107,10 @@ class Paths:
         """Where the sidecar takes the app's calls."""
         return self.instance(instance) / "egress.sock"
 
+    def xds_bootstrap(self, instance: str) -> Path:
+        """gRPC's own, of an instance without a proxy."""
+        return self.instance(instance) / "bootstrap.json"
+
     def admin_socket(self, instance: str) -> Path:
         """Envoy's admin interface."""
         return self.instance(instance) / "admin.sock"

@@ -19,13 +19,13 @@ from mesh.local.app import App
 from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
 from mesh.local.environment import python_environment
-from mesh.local.envoy import Envoy
+from mesh.local.envoy import Envoy, render
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.events import Event, Kind, ProcessState, State, now
 from mesh.local.paths import Paths
 from mesh.local.postgres import Postgres
 from mesh.local.process import Keeper
-from mesh.local.restart import one_by_one
+from mesh.local.restart import check, one_by_one
 from mesh.local.runner_socket import serve
 from mesh.local.workload import Workload
 from mesh.topology import EDGE, Instance, Topology
@@ -110,6 +110,19 @@ class Mesh:
         databases = self._spawn(self._create_databases())
         self._start_workloads(topology, proxy_after=_done(), databases=databases)
         await self._stop_workloads(gone)
+        for service in topology.services.values():
+            own = [w for w in self._workloads.values() if w.instance.service == service.name]
+            if any(w.data_plane != service.data_plane for w in own):
+                await self._move(service.name)
+
+    async def _move(self, service: str) -> None:
+        """Restarts what takes the mesh in another way from now on: with a gap, if nothing can stand in for it."""
+        try:
+            check(self._topology, service)
+            alone = False
+        except RefusedError:
+            alone = True
+        await one_by_one(self, service, self._on_event, force=alone)
 
     # --- restarting ---
 
@@ -210,9 +223,15 @@ class Mesh:
         )
         # Later than at the start somebody is at work, with a fix to come: there is no giving up.
         patient = self._phase == "ready"
-        return Workload(instance, self._envoy(instance), app, changed=self._changed, report=self._say, patient=patient)
+        proxy = self._envoy(instance)
+        return Workload(instance, proxy, app, changed=self._changed, report=self._say, patient=patient)
 
-    def _envoy(self, instance: Instance) -> Envoy:
+    def _proxyless(self, instance: Instance) -> bool:
+        service = self._topology.services.get(instance.service)
+        return service is not None and service.data_plane == "proxyless"
+
+    def _envoy(self, instance: Instance) -> Envoy | None:
+        """The proxy of an instance; none for one that reads a bootstrap of its own."""
         paths, is_edge = self._paths, instance.service == EDGE
         variables = {
             "NODE_ID": instance.id,
@@ -227,6 +246,11 @@ class Mesh:
             "INBOUND_ADDRESS": "127.0.0.1",
             "INBOUND_PORT": str(self._port if is_edge else 0),
         }
+        if self._proxyless(instance):
+            bootstrap = render(self._root / "envoy" / "proxyless.json", variables)
+            paths.xds_bootstrap(instance.id).write_text(bootstrap)
+            return None
+        paths.xds_bootstrap(instance.id).unlink(missing_ok=True)
         return Envoy(
             self._root / "envoy" / "sidecar.yaml",
             variables,
@@ -247,6 +271,10 @@ class Mesh:
             "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
             "NOURISH_CACHE_DIR": str(paths.cache),
         }
+        if self._proxyless(instance):
+            env["NOURISH_EGRESS"], env["NOURISH_INBOUND"] = "xds:///egress", "127.0.0.1:0"
+            env["NOURISH_IDENTITY_DIR"] = str(paths.identity / instance.service)
+            env["GRPC_XDS_BOOTSTRAP"] = str(paths.xds_bootstrap(instance.id))
         if instance.service == EDGE:
             env["NOURISH_ADMIN"] = f"unix:{paths.admin_socket(instance.id)}"
         if service and service.database:

@@ -1,4 +1,4 @@
-"""One instance: an app, and the Envoy beside it that alone reaches it."""
+"""One instance: an app, and the Envoy beside it that alone reaches it, unless the app is its own proxy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mesh.local.app import App
 from mesh.local.envoy import Envoy
 from mesh.local.events import InstanceState, ProcessState
 from mesh.local.process import Keeper, Report
-from mesh.topology import EDGE, Instance
+from mesh.topology import EDGE, DataPlane, Instance
 
 
 class Workload:
-    """Keeps both processes of an instance running.
+    """Keeps the processes of an instance running; `proxy` is None for one that the mesh reaches itself.
 
     `changed()` is called whenever what others may know has changed; `report` and `patient` are a Keeper's.
     """
@@ -23,7 +23,7 @@ class Workload:
     def __init__(
         self,
         instance: Instance,
-        proxy: Envoy,
+        proxy: Envoy | None,
         app: App,
         *,
         changed: Callable[[], None],
@@ -34,43 +34,61 @@ class Workload:
         self.status = ""
         self._envoy = proxy
         self._leaving = False
-        self._proxy = Keeper(f"{instance.id} proxy", proxy, changed=changed, report=report, patient=patient)
+        self._program = app
         self._app = Keeper(instance.id, app, changed=changed, report=report, patient=patient)
+        self._proxy: Keeper | None = None
+        if proxy:
+            self._proxy = Keeper(f"{instance.id} proxy", proxy, changed=changed, report=report, patient=patient)
         self._changed = changed
 
     def start(self, *, proxy_after: asyncio.Future[None], app_after: asyncio.Future[None]) -> None:
         """Begins each process when what it needs is there; returns at once."""
-        self._proxy.start(proxy_after)
-        self._app.start(app_after)
+        if self._proxy:
+            self._proxy.start(proxy_after)
+            self._app.start(app_after)
+        else:
+            self._app.start(asyncio.ensure_future(_both(proxy_after, app_after)))
+
+    @property
+    def data_plane(self) -> DataPlane:
+        """How it takes the mesh."""
+        return "sidecar" if self._proxy else "proxyless"
+
+    @property
+    def port(self) -> int | None:
+        """Where the mesh reaches it."""
+        return self._envoy.port if self._envoy else self._program.port
 
     @property
     def is_ready(self) -> bool:
         """Whether it may be sent traffic."""
-        return self._proxy.up and self._app.up and not self._leaving
+        return (self._proxy is None or self._proxy.up) and self._app.up and not self._leaving
 
     @property
     def endpoint(self) -> registry_pb2.Endpoint | None:
-        """Where other sidecars reach it, None unless it may be sent traffic. The edge is nobody's callee."""
-        if not self.is_ready or self._envoy.port is None or self.instance.service == EDGE:
+        """Where callers reach it, None unless it may be sent traffic. The edge is nobody's callee."""
+        if not self.is_ready or self.port is None or self.instance.service == EDGE:
             return None
         return registry_pb2.Endpoint(
             service=self.instance.service,
             instance=self.instance.id,
             subset=self.instance.subset,
             address="127.0.0.1",
-            port=self._envoy.port,
+            port=self.port,
         )
 
     @property
     def state(self) -> InstanceState:
         """What it is now, for people."""
-        app, proxy = (ProcessState(k.program.pid, k.up, k.restarts) for k in (self._app, self._proxy))
-        i = self.instance
-        return InstanceState(i.id, i.service, i.subset, self.is_ready, self._envoy.port, self.status, app, proxy)
+        i, app = self.instance, _process(self._app)
+        proxy = _process(self._proxy) if self._proxy else ProcessState(None, up=False, restarts=0)
+        return InstanceState(
+            i.id, i.service, i.subset, self.is_ready, self.port, self.status, app, proxy, self.data_plane
+        )
 
     async def ready(self) -> None:
-        """Returns when both were ready for the first time; raises LocalError if one never will be."""
-        await asyncio.gather(self._proxy.ready(), self._app.ready())
+        """Returns when all were ready for the first time; raises LocalError if one never will be."""
+        await asyncio.gather(*(keeper.ready() for keeper in (self._proxy, self._app) if keeper))
 
     async def stop(self, withdrawn: Callable[[], Awaitable[None]]) -> None:
         """Stops it without losing a request: withdrawn -> every proxy knows -> drained -> app -> proxy."""
@@ -79,6 +97,16 @@ class Workload:
         self._changed()
         if serving:
             await withdrawn()
-            await self._envoy.drain()
+            if self._envoy:
+                await self._envoy.drain()
         await self._app.stop()
-        await self._proxy.stop()
+        if self._proxy:
+            await self._proxy.stop()
+
+
+async def _both(one: asyncio.Future[None], other: asyncio.Future[None]) -> None:
+    await asyncio.gather(asyncio.shield(one), asyncio.shield(other))
+
+
+def _process(keeper: Keeper) -> ProcessState:
+    return ProcessState(keeper.program.pid, keeper.up, keeper.restarts)

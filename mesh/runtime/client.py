@@ -1,7 +1,8 @@
 """`call`: a typed stub on the one channel to the sidecar's egress, which routes by the service name in the path.
 
-Retries, hedging, balancing, mTLS and canaries are the sidecar's; this side only passes on what belongs to the request
-that is being served: what is left of its deadline, its user's token, its request id, the canary and fault it asks for.
+Retries, hedging, balancing, mTLS and canaries are the sidecar's, or gRPC's own where there is none; this side only
+passes on what belongs to the request that is being served: what is left of its deadline, its user's token, its request
+id, the canary and fault it asks for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mesh.runtime.environment import environment, required
 Stub = TypeVar("Stub")
 _PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
 _KEY_HEADER = "x-nourish-key"
+_XDS = "xds:"  # gRPC's own client, without a sidecar
 
 
 def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
@@ -35,10 +37,12 @@ def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
 
 @cache
 def egress() -> grpc.aio.Channel:
-    """The channel of this process to its sidecar. Opened on first use, never closed before the process ends."""
-    return passing_on(
-        grpc.aio.insecure_channel(required(environment().egress, "NOURISH_EGRESS"), options=options.CLIENT)
-    )
+    """The channel of this process to the mesh. Opened on first use, never closed before the process ends."""
+    target = required(environment().egress, "NOURISH_EGRESS")
+    if target.startswith(_XDS):
+        credentials = grpc.xds_channel_credentials()
+        return passing_on(grpc.aio.secure_channel(target, credentials, options=options.CLIENT_WITHOUT_SIDECAR))
+    return passing_on(grpc.aio.insecure_channel(target, options=options.CLIENT))
 
 
 def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:

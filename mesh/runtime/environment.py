@@ -16,7 +16,9 @@ class Environment:
     instance: str
     subset: str
     listen: str  # gRPC address of this process, behind its sidecar: "unix:/run/nourish/app.sock"
-    egress: str  # gRPC address of the sidecar, for every call to another service
+    egress: str  # gRPC address of the sidecar, for every call to another service; "xds:///egress" without a sidecar
+    inbound: str  # gRPC address that takes calls from the mesh in this process; empty behind a sidecar
+    identity: Path  # the folder of this service's certificate, for a process without a sidecar
     admin: str  # gRPC-style address of Envoy's admin, only the edge reads it
     database_url: str  # "postgresql://...", empty for a service without a database
     database_pool: int  # connections of this process
@@ -38,6 +40,8 @@ def environment() -> Environment:
         subset=env.get("NOURISH_SUBSET", "stable"),
         listen=env.get("NOURISH_LISTEN", ""),
         egress=env.get("NOURISH_EGRESS", ""),
+        inbound=env.get("NOURISH_INBOUND", ""),
+        identity=Path(env.get("NOURISH_IDENTITY_DIR", "")),
         admin=env.get("NOURISH_ADMIN", ""),
         database_url=env.get("NOURISH_DATABASE_URL", ""),
         database_pool=int(env.get("NOURISH_DATABASE_POOL", "5")),

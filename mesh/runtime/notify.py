@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 
+PORT = "X_MESH_PORT"  # a name of our own, as sd_notify(3) wants them
+
 _log = logging.getLogger(__name__)
 
 
@@ -18,6 +20,11 @@ def status(text: str) -> None:
 def ready() -> None:
     """Says that the process serves."""
     _send("READY=1")
+
+
+def bound(port: int) -> None:
+    """Says at which TCP port the process takes calls from the mesh."""
+    _send(f"{PORT}={port}")
 
 
 def stopping() -> None:

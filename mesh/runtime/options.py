@@ -21,8 +21,16 @@ SERVER: Options = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", PERMITTED_PING_SECONDS * 1000),
     ("grpc.so_reuseport", 0),
 )
-CLIENT: Options = (
-    *_BOTH,
-    ("grpc.enable_retries", 0),  # one layer retries: the sidecar
-    ("grpc.default_authority", "mesh"),
+SERVER_WITHOUT_SIDECAR: Options = (
+    *SERVER,
+    ("grpc.max_connection_age_ms", 600_000),  # HTTP/2 connections never rebalance by themselves
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
+_CLIENT: Options = (*_BOTH, ("grpc.default_authority", "mesh"))
+CLIENT: Options = (*_CLIENT, ("grpc.enable_retries", 0))  # one layer retries: the sidecar
+CLIENT_WITHOUT_SIDECAR: Options = (
+    *_CLIENT,
+    ("grpc.enable_retries", 1),  # it has no retry policy, and so repeats only what certainly did not start
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # never: an idle channel would forget what the control plane said
+    ("grpc.lb.ring_hash.ring_size_cap", 16_384),  # what the control plane asks for; by default a quarter of it
 )

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -24,6 +25,9 @@ from mesh.runtime.handlers import MethodInfo, is_implemented, register, shaped
 from mesh.runtime.health import Watch
 from mesh.runtime.middleware import Server, wrap
 from mesh.runtime.running import DRAIN_SECONDS, Running
+
+if TYPE_CHECKING:
+    from mesh.runtime.proxyless.guard import Guard
 
 _log = logging.getLogger("mesh.runtime")
 
@@ -41,10 +45,28 @@ async def serve(*servicers: object, address: str | None = None) -> None:
         RuntimeError: nowhere to listen, or the address is taken.
     """
     listen = address or required(environment().listen, "NOURISH_LISTEN")
-    built = build_server(*servicers)
+    async with AsyncExitStack() as stack:
+        await _serve(servicers, listen, await _guard(stack))
+
+
+async def _guard(stack: AsyncExitStack) -> Guard | None:
+    """What stands in for a sidecar, once it has its rules; whom to call it learns meanwhile."""
+    if not environment().inbound:
+        return None
+    # They bring much that no process behind a sidecar needs.
+    from mesh.runtime import client, proxyless  # noqa: PLC0415
+
+    client.egress().get_state(try_to_connect=True)
+    return await stack.enter_async_context(proxyless.guard())
+
+
+async def _serve(servicers: Sequence[object], listen: str, guard: Guard | None) -> None:
+    built = build_server(*servicers, guard=guard)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))
     built.grpc.add_insecure_port(listen)
+    if guard:
+        notify.bound(guard.listen(built.grpc, environment().inbound))
     following = await settings.follow()
     await built.grpc.start()
     stop = asyncio.Event()
@@ -56,6 +78,8 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     await stop.wait()
     watching.cancel()
     notify.stopping()
+    if guard:  # nothing before it drains
+        await guard.lull(DRAIN_SECONDS)
     await built.stop(DRAIN_SECONDS)
     if following:
         following.cancel()
@@ -84,18 +108,20 @@ class Built:
         await self.grpc.stop(seconds)
 
 
-def build_server(*servicers: object, answers: Answers | None = None) -> Built:
+def build_server(*servicers: object, answers: Answers | None = None, guard: Guard | None = None) -> Built:
     """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet.
 
     Args:
         servicers: as `serve` takes them.
         answers: where it is kept what each request_id was answered, if not in the open database.
+        guard: stands before all of them where no sidecar does.
 
     Raises:
         RuntimeError: a method takes a request_id, and no database is open in which to keep what it was answered.
         TypeError: not a servicer.
     """
-    server = grpc.aio.server(options=options.SERVER)
+    how = options.SERVER_WITHOUT_SIDECAR if guard else options.SERVER
+    server = grpc.aio.server(interceptors=[guard] if guard else [], options=how)
     if answers is None and (db := current_database()):
         answers = StoredAnswers(db)
     running = Running(max_calls=environment().max_calls, max_streams=environment().max_streams)

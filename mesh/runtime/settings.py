@@ -15,15 +15,20 @@ import logging
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 from nourish.mesh.v1.settings_pb2 import WatchSettingsRequest, WatchSettingsResponse
 from nourish.mesh.v1.settings_pb2_grpc import SettingsServiceStub
 
+from mesh.runtime import options
 from mesh.runtime.client import egress
 from mesh.runtime.environment import environment
 
+if TYPE_CHECKING:
+    from nourish.mesh.v1.settings_pb2_grpc import SettingsServiceAsyncStub
+
+SERVICE_HEADER = "x-nourish-service"
 FIRST_SECONDS = 1.0  # how long a start waits for its settings
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0  # between two attempts to watch; the proxies' own back-off
 
@@ -136,10 +141,11 @@ class Process:
         if not self._known:  # a service without settings opens no stream
             told.set()
             await self._wanted.wait()
-        stub, pause, away = SettingsServiceStub(egress()), PAUSE_SECONDS, False
+        stub, own_name = _control_plane()
+        pause, away = PAUSE_SECONDS, False
         while True:
             try:
-                async for answer in stub.WatchSettings(WatchSettingsRequest()):
+                async for answer in stub.WatchSettings(WatchSettingsRequest(), metadata=own_name):
                     if away:
                         _log.info("settings are followed again")
                     pause, away = PAUSE_SECONDS, False
@@ -166,6 +172,16 @@ async def follow() -> asyncio.Task[None] | None:
     with suppress(TimeoutError):
         await asyncio.wait_for(told.wait(), FIRST_SECONDS)
     return task
+
+
+def _control_plane() -> tuple[SettingsServiceAsyncStub, tuple[tuple[str, str], ...]]:
+    """Through the sidecar, which says whose process this is; a process without one says so itself, on its socket."""
+    if not environment().inbound:
+        return SettingsServiceStub(egress()), ()
+    from mesh.runtime.proxyless.inbound import Bootstrap  # noqa: PLC0415 - no process behind a sidecar needs it
+
+    channel = grpc.aio.insecure_channel(Bootstrap.load().server, options=options.CLIENT)
+    return SettingsServiceStub(channel), ((SERVICE_HEADER, environment().service),)
 
 
 def _plain(answer: WatchSettingsResponse) -> dict[str, Scalar]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mesh.contract import Contract
 from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
 from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Rate, Rates, Traffic
 from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
+from mesh.values.proxyless import SUPPORT
 
 
 def problems(*texts: str) -> list[str]:
@@ -63,6 +65,7 @@ services:
   food:
     calls: [profile]
     lang: python
+    dataPlane: proxyless
     replicas: 2
     canary: {replicas: 1, weight: 25}
     database: {poolSize: 7}
@@ -73,7 +76,16 @@ services:
     topology = load([ValuesFile("v.yaml", text)])
     settings = {"search.minScore": "0.5", "size": "2", "careful": "true", "greeting": '"yes, \u00e9"'}
     limits = Limits(1, 2, 3)
-    food = Service("food", ("profile",), "python", 2, Canary(1, 25), ServiceDatabase(7), limits, settings=settings)
+    food = Service(
+        "food",
+        ("profile",),
+        replicas=2,
+        canary=Canary(1, 25),
+        database=ServiceDatabase(7),
+        limits=limits,
+        settings=settings,
+        data_plane="proxyless",
+    )
     assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
     assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
@@ -169,6 +181,58 @@ def test_a_mistake_in_a_service_is_named_with_its_line_and_its_cure(stanza: str,
 def test_a_mistake_in_the_rest_is_named_too(text: str, problem: str) -> None:
     (found,) = problems(text)
     assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("stanza", "problem"),
+    [
+        ("traffic: {faults: {abort: {}}}", "0.yaml:4: services.food.traffic.faults: they happen at a sidecar"),
+        ("traffic: {rates: {read: {perSecond: 1}}}", "0.yaml:4: services.food.traffic.rates: a sidecar counts them"),
+    ],
+)
+def test_what_a_service_needs_its_sidecar_for_is_refused_without_one(stanza: str, problem: str) -> None:
+    (found,) = problems(services(f"dataPlane: proxyless\n{stanza}"))
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("stanza", "path"),
+    [
+        ("traffic: {balancing: random}", "traffic.balancing"),
+        ("traffic: {mirror: {percent: 5}}\ncanary: {replicas: 1}", "traffic.mirror.percent"),
+        ("traffic: {outliers: {consecutiveErrors: 3}}", "traffic.outliers"),
+        ("limits: {maxConnections: 7}", "limits.maxConnections"),
+        ("limits: {maxPendingRequests: 7}", "limits.maxPendingRequests"),
+    ],
+)
+def test_what_a_caller_needs_a_sidecar_for_is_refused_at_the_callee(stanza: str, path: str) -> None:
+    text = services(stanza)
+    load([ValuesFile("0.yaml", text)])
+    (found,) = problems(text, "services: {profile: {dataPlane: proxyless, calls: [food]}}")
+    assert found.startswith(f"0.yaml:3: services.food.{path}: its caller profile is proxyless, ")
+
+
+def test_what_grpc_can_do_is_taken_without_a_sidecar() -> None:
+    text = services("traffic: {balancing: ringHash, faults: {abort: {}}}\ncanary: {replicas: 1, weight: 5}")
+    load([ValuesFile("0.yaml", f"{text}  diary: {{dataPlane: proxyless, calls: [food]}}")])
+
+
+def test_a_hedged_method_is_not_called_without_a_sidecar() -> None:
+    """The contract asks for it, so the line is that of the caller's data plane."""
+    contract = Contract.read()
+    topology = load(read([CHART_VALUES]))
+    bare = replace(topology.services["nutrition"], data_plane="proxyless")
+    topology = replace(topology, services={**topology.services, "nutrition": bare})
+    assert check(topology, contract) == []
+    first, *rest = contract.methods["food"]
+    hedged = replace(contract, methods={**contract.methods, "food": (replace(first, hedge_seconds=0.1), *rest)})
+    (found,) = check(topology, hedged)
+    assert found.startswith("services.nutrition.dataPlane: gRPC's xDS has no hedging, which the contract of ")
+
+
+def test_every_feature_of_a_proxyless_service_is_in_the_decision() -> None:
+    decision = next((CHART_VALUES.parents[1] / "docs" / "decisions").glob("0043-*.md")).read_text()
+    assert [feature for feature in SUPPORT if f"| {feature} | {SUPPORT[feature][0]} |" not in decision] == []
 
 
 def test_a_canary_may_take_all_when_stable_has_no_instance() -> None:

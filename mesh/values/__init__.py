@@ -27,7 +27,7 @@ from mesh.topology import (
     did_you_mean,
 )
 from mesh.traffic import Traffic
-from mesh.values import layers, sense, strvals
+from mesh.values import layers, proxyless, sense, strvals
 from mesh.values.layers import Node, Origin, YamlError
 from mesh.values.schema import Problem, find_problems, without
 
@@ -142,7 +142,7 @@ def check(topology: Topology, contract: Contract) -> list[str]:
         f"services.{name}: is missing, but protos/nourish/{name} holds its contract; add `{name}: {{}}` to the values"
         for name in sorted(packages - set(topology.services))
     ]
-    return stray + missing
+    return stray + missing + proxyless.hedged(topology, contract)
 
 
 def _parse(files: list[ValuesFile]) -> list[Node]:

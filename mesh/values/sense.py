@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from mesh.topology import EDGE, SUBSETS, Service, Topology, did_you_mean, find_cycle
+from mesh.values import proxyless
 from mesh.values.layers import Node
 from mesh.values.schema import Path, Problem
 
@@ -23,6 +24,7 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
         if ("services", name) not in refused:
             found += _weights(service)
             found += _traffic(service)
+            found += proxyless.refusals(service, topology)
     others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
     if cycle := find_cycle(others):
         found.append((_closing(cycle, node), f"form a cycle: {' -> '.join(cycle)}"))

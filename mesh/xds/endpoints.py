@@ -23,7 +23,7 @@ def assignment(node: NodePlan, target: Target) -> endpoint_pb2.ClusterLoadAssign
     by_priority, provisioned = locality.priorities(node, target)
     localities = [
         endpoint_components_pb2.LocalityLbEndpoints(
-            priority=priority, lb_endpoints=[_endpoint(target, h) for h in hosts]
+            priority=priority, lb_endpoints=[endpoint(target, h) for h in hosts]
         )
         for priority, hosts in enumerate(by_priority)
     ]
@@ -43,7 +43,8 @@ def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
     )
 
 
-def _endpoint(target: Target, host: Host) -> endpoint_components_pb2.LbEndpoint:
+def endpoint(target: Target, host: Host) -> endpoint_components_pb2.LbEndpoint:
+    """One instance."""
     address = pb.tcp(host.address, host.port)
     return endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint_components_pb2.Endpoint(address=address, hostname=host.instance),

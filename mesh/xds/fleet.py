@@ -114,8 +114,8 @@ class Fleet:
             SnapshotError: as `check`.
         """
         compiled = self._compiled(topology)
-        nodes = [_stand_in(Instance(f"{s}-{subset}", s, subset)) for s in topology.services for subset in SUBSETS]
-        nodes.append(_stand_in(Instance(EDGE, EDGE, "stable")))
+        kinds = [Instance(f"{s}-{subset}", s, subset) for s in topology.services for subset in SUBSETS]
+        nodes = [_stand_in(topology, kind) for kind in (*kinds, Instance(EDGE, EDGE, "stable"))]
         return {(node.service, node.subset): compiled.node(node) for node in nodes}
 
     def connected(self, kinds: Iterable[Kind]) -> int:
@@ -192,13 +192,16 @@ class Fleet:
 
     def _nodes(self, topology: Topology) -> list[Node]:
         known = [p.node for p in self.proxies.values() if p.node.service == EDGE or p.node.service in topology.services]
-        expected = [_stand_in(i) for name in topology.services for i in topology.instances(name)]
-        expected.append(_stand_in(Instance(f"{EDGE}-0", EDGE, "stable")))
-        return [*known, *(node for node in expected if node.id not in self.proxies)]
+        expected = [i for name in topology.services for i in topology.instances(name)]
+        expected.append(Instance(f"{EDGE}-0", EDGE, "stable"))
+        return [*known, *(_stand_in(topology, i) for i in expected if i.id not in self.proxies)]
 
 
-def _stand_in(instance: Instance) -> Node:
+def _stand_in(topology: Topology, instance: Instance) -> Node:
     """A proxy that has not connected yet, as it would be in a cluster."""
+    service = topology.services.get(instance.service)
+    if service and service.data_plane == "proxyless":
+        return Node.without_proxy(instance.id, instance.service, instance.subset)
     run = "/run/nourish"
     node = Node(instance.id, instance.service, instance.subset, f"{run}/app.sock", "", f"{run}/identity", "0.0.0.0", 1)  # noqa: S104
     return replace(node, egress_socket=f"{run}/egress.sock")

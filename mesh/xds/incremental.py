@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, Resource
@@ -19,6 +19,10 @@ class Incremental(Stream):
 
     def _brought(self, request: Any) -> dict[str, int | None]:
         return {name: hosts_in(held) for name, held in request.initial_resource_versions.items()}
+
+    def _named(self, request: Any) -> Iterable[str]:
+        names: Iterable[str] = request.resource_names_subscribe
+        return names
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         added = frozenset(request.resource_names_subscribe) - {"*"}

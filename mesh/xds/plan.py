@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, json_format
 
 from mesh.contract import Contract, Method
-from mesh.topology import EDGE, SUBSETS, Edge, Limits, Service, Subset, Topology
+from mesh.topology import EDGE, SUBSETS, DataPlane, Edge, Limits, Service, Subset, Topology
 from mesh.traffic import Traffic
 
 
@@ -31,11 +31,17 @@ class Node:
     inbound_address: str
     inbound_port: int  # 0: the kernel chooses, and the proxy keeps it
     zone: str = ""
+    data_plane: DataPlane = "sidecar"  # proxyless: a gRPC process by itself, of which the places above are not known
 
     @cached_property
     def anonymous(self) -> Node:
         """The same for all that differ in their id alone: no resource can come to depend on an id."""
         return replace(self, id=f"{self.service}.{self.subset}")
+
+    @classmethod
+    def without_proxy(cls, id: str, service: str, subset: str) -> Node:
+        """A process that is its own proxy."""
+        return cls(id, service, subset, "", "", "", "", 0, "proxyless")
 
     @classmethod
     def parse(cls, node: Any) -> Node:
@@ -46,6 +52,8 @@ class Node:
         """
         metadata = json_format.MessageToDict(node.metadata)
         try:
+            if metadata.get("data_plane") == "proxyless":
+                return cls.without_proxy(node.id, str(metadata["service"]), str(metadata["subset"]))
             return cls(
                 id=node.id,
                 service=str(metadata["service"]),

@@ -17,7 +17,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf import any_pb2, json_format
 
-from mesh.xds import clusters, endpoints, listeners, pb, routes
+from mesh.topology import DataPlane
+from mesh.xds import clusters, endpoints, listeners, pb, proxyless, routes
 from mesh.xds.plan import NodePlan
 
 PREFIX = "type.googleapis.com/"
@@ -58,6 +59,7 @@ class Snapshot:
     resources: Mapping[str, Resources]
     declared: frozenset[str]
     hosts: Mapping[str, int] = field(default_factory=dict)
+    data_plane: DataPlane = "sidecar"
 
     @cached_property
     def versioned(self) -> dict[str, dict[str, Versioned]]:
@@ -65,6 +67,16 @@ class Snapshot:
         found = {t: {n: Versioned(_hash(r.value), r) for n, r in self.resources[t].items()} for t in ORDER}
         assigned = found[EDS].items()
         return {**found, EDS: {n: Versioned(f"{e.version}-{self.hosts.get(n, 0)}", e.resource) for n, e in assigned}}
+
+    @cached_property
+    def routed(self) -> frozenset[str]:
+        """The listeners that name routes: whoever takes one of them wants these, and all that they lead to."""
+        found = set()
+        for name, resource in self.resources[LDS].items():
+            listener = listener_pb2.Listener.FromString(resource.value)
+            if any(manager.HasField("rds") for manager in _connection_managers([listener])):
+                found.add(name)
+        return frozenset(found)
 
     @cached_property
     def versions(self) -> dict[str, str]:
@@ -93,19 +105,30 @@ def compile_node(plan: NodePlan) -> Snapshot:
     Raises:
         SnapshotError: the result contradicts itself.
     """
-    found = {
-        CDS: clusters.clusters(plan),
-        EDS: endpoints.assignments(plan),
-        LDS: listeners.listeners(plan),
-        RDS: routes.routes(plan),
-    }
+    found = _resources(plan)
     problems = [p for messages in found.values() for p in _duplicates(messages)]
     problems += _dangling(found[CDS], found[EDS], found[LDS], found[RDS])
     if problems:
         raise SnapshotError([f"{plan.node.id}: {p}" for p in problems])
     packed = {type_url: {_name(m): pb.pack(m) for m in messages} for type_url, messages in found.items()}
     hosts = {t.name: sum(map(len, t.hosts)) for t in plan.targets}
-    return Snapshot(plan.node.id, packed, frozenset([clusters.APP, *hosts]), hosts)
+    return Snapshot(plan.node.id, packed, frozenset([clusters.APP, *hosts]), hosts, plan.node.data_plane)
+
+
+def _resources(plan: NodePlan) -> dict[str, list[Any]]:
+    if plan.node.data_plane == "proxyless":
+        return {
+            CDS: proxyless.clusters(plan),
+            EDS: proxyless.assignments(plan),
+            LDS: proxyless.listeners(plan),
+            RDS: proxyless.routes(plan),
+        }
+    return {
+        CDS: clusters.clusters(plan),
+        EDS: endpoints.assignments(plan),
+        LDS: listeners.listeners(plan),
+        RDS: routes.routes(plan),
+    }
 
 
 def check_change(old: Snapshot | None, new: Snapshot) -> None:
@@ -148,7 +171,7 @@ def _dangling(cds: list[Any], eds: list[Any], lds: list[Any], rds: list[Any]) ->
     wanted = {c.name for c in cds if c.type == cluster_pb2.Cluster.DiscoveryType.EDS}
     assigned = {a.cluster_name for a in eds}
     configured = {r.name for r in rds}
-    named = {http.rds.route_config_name for http in _connection_managers(lds)}
+    named = {http.rds.route_config_name for http in _connection_managers(lds) if http.HasField("rds")}
     return [
         *(f"no cluster {n!r}, which a route names" for n in sorted(_destinations(rds) - known)),
         *(f"no endpoints for the cluster {n!r}" for n in sorted(wanted - assigned)),
@@ -166,10 +189,11 @@ def _destinations(rds: list[Any]) -> set[str]:
 
 
 def _connection_managers(lds: list[Any]) -> list[Any]:
-    filters = [f for listener in lds for chain in listener.filter_chains for f in chain.filters]
+    configs = [f.typed_config for listener in lds for chain in listener.filter_chains for f in chain.filters]
+    configs += [listener.api_listener.api_listener for listener in lds]
     managers = []
-    for each in filters:
+    for config in configs:
         http = HttpConnectionManager()
-        if each.typed_config.Unpack(http):
+        if config.Unpack(http):
             managers.append(http)
     return managers

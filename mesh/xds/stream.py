@@ -7,7 +7,7 @@ speaks, and `Incremental` in `incremental.py`, which the sidecars speak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -87,7 +87,7 @@ class Stream:
         self._forget()
         if request.type_url not in self._subscriptions:
             brought = self._brought(request) if request.type_url == EDS else {}
-            self._subscriptions[request.type_url] = Subscription(request.type_url in WILDCARD, brought=brought)
+            self._subscriptions[request.type_url] = Subscription(self._takes_all(request), brought=brought)
         subscription = self._subscriptions[request.type_url]
         self._subscribe(subscription, request)
         if not request.response_nonce or request.response_nonce != subscription.nonce or subscription.answered:
@@ -114,7 +114,8 @@ class Stream:
                         yield self._respond(type_url, subscription, wanted)
                     elif not subscription.acknowledged and not subscription.new and not subscription.refused:
                         subscription.acknowledged = version(wanted)  # it came with all of it
-            if not (self._taken(pointing, self.target) and self._taken(pointed_at, self.target)):
+            taken = self._taken(pointing, self.target) and self._taken(pointed_at, self.target)
+            if not taken and not self._picks:  # who picks by name asks for what is pointed at when it has the pointer
                 return
 
     @property
@@ -158,6 +159,20 @@ class Stream:
 
     def _brought(self, request: Any) -> dict[str, int | None]:
         """The endpoints that a proxy has when it first asks for some: how many by cluster, None if it does not say."""
+        raise NotImplementedError
+
+    @property
+    def _picks(self) -> bool:
+        """Whether this client names its listeners, and so all else, as gRPC's own does."""
+        listeners = self._subscriptions.get(LDS)
+        return listeners is not None and not listeners.wildcard
+
+    def _takes_all(self, request: Any) -> bool:
+        """Whether a first request of a type is for all there is of it: it names none, or "*"."""
+        names = set(self._named(request))
+        return request.type_url in WILDCARD and (not names or "*" in names)
+
+    def _named(self, request: Any) -> Iterable[str]:
         raise NotImplementedError
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
@@ -215,14 +230,16 @@ class Stream:
     def _taken(self, type_url: str, target: Snapshot) -> bool:
         """Whether the proxy has answered, well or badly, to this type, and nothing more is to be sent now."""
         subscription = self._subscriptions.get(type_url)
-        if subscription is None:
-            return not target.resources[type_url]  # otherwise the proxy will subscribe by itself
+        if subscription is None:  # if there is any of it the proxy will subscribe by itself
+            return not (self._led_to(type_url, target) if self._picks else target.resources[type_url])
         if subscription.outstanding or self._differs(subscription, self._wanted(type_url, target)):
             return False
         return self._warm(type_url, target)
 
     def _warm(self, type_url: str, target: Snapshot) -> bool:
         """Whether the proxy has asked for the endpoints of every cluster it has taken (and so for the routes)."""
+        if self._picks:
+            return self._led_to(type_url, target) <= self._subscriptions[type_url].names
         if type_url not in (EDS, RDS):
             return True
         pointing = self._subscriptions.get(CDS if type_url == EDS else LDS)
@@ -230,12 +247,23 @@ class Stream:
             return True
         return target.resources[type_url].keys() <= self._subscriptions[type_url].names
 
+    def _led_to(self, type_url: str, target: Snapshot) -> frozenset[str]:
+        """What a client that picks by name will ask for, by the listeners that it has picked."""
+        refuses = any(subscription.refused for subscription in self._subscriptions.values())
+        if type_url == LDS or refuses or not self._subscriptions[LDS].names & target.routed:
+            return frozenset()
+        return frozenset(target.resources[type_url])
+
 
 class StateOfTheWorld(Stream):
     """Each response holds all of its type; a refusal is of all of it."""
 
     def _brought(self, request: Any) -> dict[str, int | None]:
         return dict.fromkeys(request.resource_names) if request.version_info else {}
+
+    def _named(self, request: Any) -> Iterable[str]:
+        names: Iterable[str] = request.resource_names
+        return names
 
     def _subscribe(self, subscription: Subscription, request: Any) -> None:
         names = frozenset(request.resource_names)

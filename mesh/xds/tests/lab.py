@@ -68,8 +68,11 @@ class App(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(unary)
 
-    async def start(self, socket: Path) -> None:
+    async def serving(self) -> None:
         await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def start(self, socket: Path) -> None:
+        await self.serving()
         self.server = grpc.aio.server()
         self.server.add_generic_rpc_handlers((self,))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)

@@ -1,0 +1,202 @@
+"""What the mesh costs a call without a sidecar: gRPC's own xDS and mTLS, against a direct plaintext call.
+
+One caller, one call at a time, one handler behind `serve()` and its middleware. The paths take turns, forwards and
+backwards; a ratio is taken within a round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import string
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from nourish.food.v1 import food_pb2
+from nourish.food.v1.food_pb2_grpc import FoodServiceStub
+from nourish.mesh.v1.control_pb2 import ApplyValuesRequest, GetMeshRequest, ValuesFile
+from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
+from nourish.mesh.v1.registry_pb2 import Endpoint, ReportEndpointsRequest
+from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
+
+from bench import processes
+from bench.report import goals
+from mesh.identity import tokens
+from mesh.identity.ca import CertificateAuthority
+from mesh.runtime import options
+from mesh.topology import Topology
+from mesh.values import CHART_VALUES
+
+ROUNDS, CALLS, WARM_UP = int(os.environ.get("BENCH_ROUNDS", "30")), 200, 300
+GOAL = 1.10
+SECONDS = 30
+TEMPLATE = CHART_VALUES.parents[1] / "envoy" / "proxyless.json"
+OVERLAY = """
+services:
+  food: {dataPlane: proxyless, canary: {replicas: 0, weight: 0}}
+  nutrition: {dataPlane: proxyless}
+"""
+LABELS = {
+    "direct": "direct, plaintext",
+    "tls": "direct, mutual TLS",
+    "proxyless": "proxyless: routed by gRPC's xDS, mutual TLS, rules at the callee",
+}
+Call = Callable[[], Awaitable[object]]
+
+
+def run() -> dict[str, Any]:
+    """Measures the paths by turns; returns p50 in microseconds, and ratios to the direct call."""
+    with tempfile.TemporaryDirectory(prefix="nourish-bench-") as folder:
+        return asyncio.run(_run(Path(folder)))
+
+
+def report(results: dict[str, Any]) -> list[str]:
+    """The table of paths, and the goal."""
+    lines = [
+        "## A call without a sidecar",
+        "",
+        f"GetFood, 39 nutrients, one call at a time over loopback TCP: p50 of {results['calls']} calls in each of "
+        f"{results['rounds']} rounds, the paths by turns; ratios within a round.",
+        "",
+        "| path | p50 us | ratio to direct: median, lowest to highest |",
+        "| --- | ---: | ---: |",
+    ]
+    for path, label in LABELS.items():
+        r = results["paths"][path]
+        lines.append(f"| {label} | {r['p50_us']:.0f} | {r['ratio']:.2f}, {r['lowest']:.2f} to {r['highest']:.2f} |")
+    ratio = results["paths"]["proxyless"]["ratio"]
+    return [*lines, "", *goals([("p50 of proxyless / direct", ratio, f"<= {GOAL:.2f}", ratio <= GOAL)])]
+
+
+async def _run(folder: Path) -> dict[str, Any]:
+    async with _paths(folder) as paths:
+        for call in paths.values():
+            await _p50(call, WARM_UP)
+        rounds = []
+        for number in range(ROUNDS):
+            order = list(paths) if number % 2 == 0 else list(reversed(paths))
+            rounds.append({path: await _p50(paths[path], CALLS) for path in order})
+    return {"rounds": ROUNDS, "calls": CALLS, "paths": {path: _figures(rounds, path) for path in paths}}
+
+
+async def _p50(call: Call, calls: int) -> float:
+    taken = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        await call()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def _figures(rounds: list[dict[str, float]], path: str) -> dict[str, float]:
+    ratios = [r[path] / r["direct"] for r in rounds]
+    p50 = median(r[path] for r in rounds) * 1e6
+    return {"p50_us": p50, "ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+@asynccontextmanager
+async def _paths(folder: Path) -> AsyncIterator[dict[str, Call]]:
+    """All servers and channels at once; gives what calls each way."""
+    identity, food, port = _identities(folder / "identity"), _food(), _free_port()
+    content, control = folder / "food.json", folder / "control.sock"
+    content.write_text(json_format.MessageToJson(food))
+    with ExitStack() as stack:
+
+        def start(module: str, kind: str, *arguments: str, ready: Path) -> None:
+            stack.enter_context(processes.server(module, kind, *arguments, ready=ready))
+
+        start("mesh.xds", "--socket", f"unix:{control}", "--jwks", str(identity / "jwks.json"), ready=control)
+        async with grpc.aio.insecure_channel(f"unix:{control}") as channel:
+            await _tell(channel, port)
+        ready = {kind: folder / kind for kind in ("plain", "tls", "serve")}
+        start("bench.grpc_servers", "plain", str(ready["plain"]), str(content), ready=ready["plain"])
+        start("bench.grpc_servers", "tls", str(ready["tls"]), str(content), str(identity / "food"), ready=ready["tls"])
+        with _environment(_bootstrap(folder, "food"), identity / "food", f"127.0.0.1:{port}"):
+            start("bench.grpc_servers", "serve", str(ready["serve"]), str(content), ready=ready["serve"])
+        async with AsyncExitStack() as channels:
+
+            async def call(channel: grpc.aio.Channel) -> Call:
+                stub, request = (
+                    FoodServiceStub(await channels.enter_async_context(channel)),
+                    food_pb2.GetFoodRequest(name=food.name),
+                )
+                await stub.GetFood(request, timeout=SECONDS, wait_for_ready=True)
+                return lambda: stub.GetFood(request, timeout=10)
+
+            direct = grpc.aio.insecure_channel(f"127.0.0.1:{ready['plain'].read_text()}")
+            tls = _tls_channel(f"127.0.0.1:{ready['tls'].read_text()}", identity / "nutrition")
+            with _environment(_bootstrap(folder, "nutrition"), identity / "nutrition", ""):
+                xds = grpc.aio.secure_channel(
+                    "xds:///egress", grpc.xds_channel_credentials(), options=options.CLIENT_WITHOUT_SIDECAR
+                )
+                yield {"direct": await call(direct), "tls": await call(tls), "proxyless": await call(xds)}
+
+
+async def _tell(channel: grpc.aio.Channel, port: int) -> None:
+    """The runner's part: values, and where food is."""
+    stub = ControlServiceStub(channel)
+    await stub.GetMesh(GetMeshRequest(), timeout=SECONDS, wait_for_ready=True)
+    texts = {"values.yaml": CHART_VALUES.read_text(), "bench.yaml": OVERLAY}
+    files = [ValuesFile(path=path, content=text) for path, text in texts.items()]
+    answer = await stub.ApplyValues(ApplyValuesRequest(files=files, timeout=Duration(seconds=SECONDS)))
+    if not answer.applied:
+        raise RuntimeError("; ".join(answer.errors))
+    food = Endpoint(service="food", instance="food-0", subset="stable", address="127.0.0.1", port=port)
+    await RegistryServiceStub(channel).ReportEndpoints(ReportEndpointsRequest(source="bench", endpoints=[food]))
+
+
+def _identities(folder: Path) -> Path:
+    authority = CertificateAuthority(folder)
+    for service in ("food", "nutrition"):
+        authority.issue(service, Topology({}).spiffe_id(service))
+    (folder / "jwks.json").write_text(tokens.public_jwks(folder))
+    return folder
+
+
+def _food() -> food_pb2.Food:
+    food = food_pb2.Food(name="foods/onion", display_name="Onions, raw", category="Vegetables", etag="1")
+    for number, field in enumerate(food.nutrients.DESCRIPTOR.fields):
+        setattr(food.nutrients, field.name, number + 0.25)
+    return food
+
+
+def _bootstrap(folder: Path, service: str) -> Path:
+    names = {"NODE_ID": f"{service}-0", "SERVICE": service, "SUBSET": "stable"}
+    places = {"CONTROL_SOCKET": folder / "control.sock", "IDENTITY_DIR": folder / "identity" / service}
+    path = folder / f"{service}.bootstrap"
+    path.write_text(string.Template(TEMPLATE.read_text()).substitute({**names, **places}))
+    return path
+
+
+@contextmanager
+def _environment(bootstrap: Path, identity: Path, inbound: str) -> Iterator[None]:
+    """What the runner gives a proxyless process, for those that are started within."""
+    names = {"GRPC_XDS_BOOTSTRAP": bootstrap, "NOURISH_IDENTITY_DIR": identity, "NOURISH_INBOUND": inbound}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+
+
+def _tls_channel(address: str, identity: Path) -> grpc.aio.Channel:
+    trust, key, certificate = ((identity / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem"))
+    credentials = grpc.ssl_channel_credentials(trust, key, certificate)
+    # A SPIFFE certificate has no host name; this path is here for what TLS costs.
+    return grpc.aio.secure_channel(address, credentials, options=[("grpc.ssl_target_name_override", "food")])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
