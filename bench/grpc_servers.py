@@ -50,7 +50,7 @@ async def main(kind: str, socket: str, food: str, identity: str = "") -> None:
 
 
 async def _on_tcp(foods: Foods, ready: Path, identity: Path | None) -> None:
-    server, _ = build_server(foods)
+    server = build_server(foods).grpc
     address = "127.0.0.1:0"
     port = (
         server.add_secure_port(address, credentials.server(identity)) if identity else server.add_insecure_port(address)

@@ -46,7 +46,7 @@ services:
 """
     faults = Faults(Delay(5, 1), Abort("ABORTED", 100), FaultHeader(regex="a.*"), "canary")
     assert load([ValuesFile("v.yaml", text)]).services["food"].traffic == Traffic(
-        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8)), "random"
+        faults, Outliers(1, 2, 3, 4), Mirror(5), Rates(search=Rate(6, 7), heavy=Rate(8)), balancing="random"
     )
 
 
