@@ -87,10 +87,8 @@ class EndpointSlices:
     def _client(self) -> httpx.AsyncClient:
         """A new one after each failure: the authority's certificate may have been replaced."""
         host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
-        namespace = (self._account / "namespace").read_text().strip()
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
         return httpx.AsyncClient(
-            base_url=f"https://{f'[{host}]' if ':' in host else host}:{port}{path}",
+            base_url=f"https://{f'[{host}]' if ':' in host else host}:{port}",
             verify=ssl.create_default_context(cafile=str(self._account / "ca.crt")),
             trust_env=False,
             timeout=httpx.Timeout(REQUEST_SECONDS, read=SILENCE_SECONDS),
@@ -105,12 +103,13 @@ class EndpointSlices:
         async for event in self._watch(client):
             self._take(event)
             self._failures = 0
+        self._failures = 0
 
     async def _list(self, client: httpx.AsyncClient) -> tuple[dict[str, dict[str, Any]], str]:
         found: dict[str, dict[str, Any]] = {}
         query = {"labelSelector": endpoint_slices.SELECTOR, "limit": str(PAGE)}
         while True:
-            answer = await client.get("", params=query, headers=self._headers())
+            answer = await client.get(self._path(), params=query, headers=self._headers())
             _check(answer.status_code, answer.text)
             page = answer.json()
             found |= {item["metadata"]["name"]: item for item in page["items"] or ()}
@@ -126,7 +125,7 @@ class EndpointSlices:
             "resourceVersion": self._version,
             "timeoutSeconds": str(WATCH_SECONDS),
         }
-        async with client.stream("GET", "", params=query, headers=self._headers()) as answer:
+        async with client.stream("GET", self._path(), params=query, headers=self._headers()) as answer:
             if answer.status_code != HTTPStatus.OK:
                 _check(answer.status_code, (await answer.aread()).decode(errors="replace"))
             async for line in answer.aiter_lines():
@@ -150,6 +149,10 @@ class EndpointSlices:
             case _:
                 raise ApiError(f"a watch event of the type {kind!r}")
         self._version = item["metadata"]["resourceVersion"]
+
+    def _path(self) -> str:
+        namespace = (self._account / "namespace").read_text().strip()
+        return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
     def _headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {(self._account / 'token').read_text().strip()}"}

@@ -153,7 +153,7 @@ class KubeApi:
         line, *headers = request.split("\r\n")
         url = urlsplit(line.split()[1])
         query = {key: value for key, (value,) in parse_qs(url.query).items()}
-        assert url.path.rstrip("/") == PATH
+        assert url.path == PATH
         assert query["labelSelector"] == "app.kubernetes.io/part-of=nourish,nourish.local/subset"
         self.asked.append(query)
         if f"authorization: Bearer {self.token}" not in [h.replace("Authorization", "authorization") for h in headers]:
