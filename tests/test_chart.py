@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import helm_python
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 from nourish.mesh.v1 import settings_pb2
@@ -24,6 +25,7 @@ from mesh.local.envoy import binary
 from mesh.runtime.environment import environment as runtime_environment
 from mesh.topology import EDGE, Topology
 from mesh.values import ValuesFile, load
+from mesh.xds.endpoint_slices import SELECTOR, hosts
 from mesh.xds.server.peer import HEADER
 from tests.chart import CHART, CONTROL, ROOT, Documents, bootstraps, cluster, of_kind, pods, render
 
@@ -67,19 +69,69 @@ def test_each_subset_with_instances_is_one_deployment_with_as_many_replicas(rend
     assert len(found) == len(dict(found))
 
 
-def test_each_service_has_a_service_that_selects_all_its_subsets_and_no_others_pods(rendered):
-    topology, documents = rendered
+def test_each_subset_with_instances_has_a_service_that_selects_its_pods_and_no_others(rendered):
+    _, documents = rendered
+    deployments = of_kind(documents, "Deployment")
     services = of_kind(documents, "Service")
-    assert set(services) == {*topology.services, EDGE, CONTROL}
+    assert set(services) == set(deployments)
     for name, service in services.items():
-        chosen = {
-            deployed(d)
-            for d in of_kind(documents, "Deployment").values()
-            if service["spec"]["selector"].items() <= d["spec"]["template"]["metadata"]["labels"].items()
-        }
-        assert {s for s, _ in chosen} <= {name}
-        if name in topology.services:
-            assert {subset for _, subset in chosen} == {i.subset for i in topology.instances(name)}
+        labels = service["spec"]["selector"].items()
+        assert [n for n, d in deployments.items() if labels <= d["spec"]["template"]["metadata"]["labels"].items()] == [
+            name
+        ]
+
+
+def test_the_control_plane_finds_the_pods_of_every_subset_by_the_labels_of_its_service(rendered):
+    """The cluster copies a Service's labels onto its EndpointSlices. Nobody calls the edge or the control plane."""
+    topology, documents = rendered
+    wanted = [part.partition("=") for part in SELECTOR.split(",")]
+    found = set()
+    for name, service in of_kind(documents, "Service").items():
+        labels, (port,) = service["metadata"]["labels"], service["spec"]["ports"]
+        if all(labels.get(key) == value if sign else key in labels for key, sign, value in wanted):
+            pod = {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": f"{name}-x7"}}
+            made = {"metadata": {"labels": labels}, "endpoints": [pod], "ports": [{"name": port["name"], "port": 1}]}
+            found |= {(h.service, h.subset, h.instance) for h in hosts([made])}
+            assert service["spec"]["clusterIP"] == "None"
+    infix = {"stable": "", "canary": "-canary"}
+    subsets = {(i.service, i.subset) for name in topology.services for i in topology.instances(name)}
+    assert found == {(s, subset, f"{s}{infix[subset]}-x7") for s, subset in subsets}
+
+
+def test_the_control_plane_may_read_endpoint_slices_and_nothing_else(rendered):
+    _, documents = rendered
+    (role,) = of_kind(documents, "Role").values()
+    assert role["rules"] == [
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}
+    ]
+    (binding,) = of_kind(documents, "RoleBinding").values()
+    assert [s["name"] for s in binding["subjects"]] == [CONTROL]
+    for name, pod in pods(documents).items():
+        tokens = [
+            v["name"]
+            for v in pod["volumes"]
+            for s in v.get("projected", {}).get("sources", ())
+            if "serviceAccountToken" in s
+        ]
+        assert tokens == (["account"] if name == CONTROL else [])
+    proxy, app = (pods(documents)[CONTROL][key][0] for key in ("initContainers", "containers"))
+    folder = app["args"][app["args"].index("--kubernetes") + 1]
+    assert {"name": "account", "mountPath": folder, "readOnly": True} in app["volumeMounts"]
+    assert "account" not in [mount["name"] for mount in proxy["volumeMounts"]]
+
+
+def test_without_kubernetes_discovery_the_control_plane_has_no_token():
+    documents = render("discovery: registry")
+    assert not of_kind(documents, "Role")
+    assert not of_kind(documents, "RoleBinding")
+    pod = pods(documents)[CONTROL]
+    assert "--kubernetes" not in pod["containers"][0]["args"]
+    assert "account" not in [v["name"] for v in pod["volumes"]]
+
+
+def test_every_resource_is_as_kubernetes_publishes_it(rendered):
+    for document in rendered[1]:
+        kubernetes_validate.validate(document, "1.37", strict=True)
 
 
 def test_a_pods_namespace_and_service_account_are_its_spiffe_id(rendered):

@@ -105,21 +105,28 @@ exec:
   command: [python, -I, -S, -c, "import socket; socket.socket(socket.AF_UNIX).connect('{{ . }}')"]
 {{- end }}
 
-{{/* Takes address too: whether the cluster gives the service one. Proxies balance among the pods themselves. */}}
+{{/* Takes address too: whether the cluster gives the service one. Proxies balance among the pods themselves; `found` by
+the control plane are the pods of a Service that its subset stands on: the cluster puts its labels on its EndpointSlices. */}}
 {{- define "nourish.service" -}}
 apiVersion: v1
 kind: Service
 metadata:
-  name: {{ .service }}
+  name: {{ .service }}{{ if ne .subset "stable" }}-{{ .subset }}{{ end }}
   {{- include "nourish.metadata" . | nindent 2 }}
+    {{- if .found }}
+    nourish.local/subset: {{ .subset }}
+    {{- end }}
 spec:
   {{- if not .address }}
   clusterIP: None
   {{- end }}
-  selector: { app.kubernetes.io/name: {{ .service }}, app.kubernetes.io/part-of: nourish }
+  selector:
+    {{- include "nourish.labels" . | nindent 4 }}
   ports:
     - { name: grpc, port: {{ int .root.Values.edge.port }}, targetPort: grpc }
----
+{{- end }}
+
+{{- define "nourish.account" -}}
 apiVersion: v1
 kind: ServiceAccount
 metadata:

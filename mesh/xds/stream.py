@@ -155,7 +155,9 @@ class Stream:
     def _resumes(self, target: Snapshot) -> bool:
         """Whether the proxy has clusters of an earlier stream, and is yet to say which endpoints it has for them."""
         cds = self._subscriptions.get(CDS)
-        return cds is not None and EDS not in self._subscriptions and bool(cds.sent.keys() & target.resources[EDS])
+        if cds is None or EDS in self._subscriptions:
+            return False
+        return any(entry.resource is None and name in target.resources[EDS] for name, entry in cds.sent.items())
 
     def _brought(self, request: Any) -> dict[str, int | None]:
         """The endpoints that a proxy has when it first asks for some: how many by cluster, None if it does not say."""

@@ -23,6 +23,7 @@ from mesh.xds.recovery import GRACE_SECONDS
 from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.edits import Edits
+from mesh.xds.server.kubernetes import EndpointSlices
 from mesh.xds.server.progress import Progress
 from mesh.xds.server.registry import RegistryService
 from mesh.xds.server.settings import SettingsService
@@ -34,10 +35,13 @@ log = logging.getLogger(__name__)
 KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
 
 
-async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | None = None) -> None:
+async def serve(
+    address: str, fleet: Fleet, stop: asyncio.Event, values: Path | None = None, account: Path | None = None
+) -> None:
     """Serves on a gRPC address, normally `unix:/path` (which only its owner may open), until `stop` is set.
 
-    `values` is a file or folder of values to watch; without one, values come by ControlService alone.
+    `values` is a file or folder of values to watch; without one, values come by ControlService alone. `account` is the
+    folder of a Kubernetes service account, with which endpoints are read from its cluster too.
 
     Raises:
         OSError: the address cannot be bound, or Envoy is not installed.
@@ -62,21 +66,22 @@ async def serve(address: str, fleet: Fleet, stop: asyncio.Event, values: Path | 
         os.umask(umask)
     log.info("control plane on %s", address)
     grace = asyncio.get_running_loop().call_later(GRACE_SECONDS, fleet.recovered)
-    watching = asyncio.create_task(watched.forever()) if watched else None
+    followed = [watched, EndpointSlices(fleet, account) if account else None]
+    following = [asyncio.create_task(each.forever()) for each in followed if each]
     await stop.wait()
     grace.cancel()
-    if watching:
-        watching.cancel()
+    for task in following:
+        task.cancel()
     await server.stop(grace=0.2)
     registry.close()
 
 
-async def run(address: str, fleet: Fleet, values: Path | None = None) -> None:
+async def run(address: str, fleet: Fleet, values: Path | None = None, account: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(address, fleet, stop, values)
+    await serve(address, fleet, stop, values, account)
 
 
 def load(contract: Path, jwks: Path, lua: Path) -> Fleet:

@@ -146,12 +146,12 @@ class Lab:
         await lab.start_control()
         return lab
 
-    async def start_control(self, values: Path | None = None) -> None:
-        """Starts a control plane that knows nothing yet, or what stands in watched values."""
+    async def start_control(self, values: Path | None = None, account: Path | None = None) -> None:
+        """Starts a control plane that knows nothing yet but what stands in watched values, or what a cluster says."""
         fleet = Fleet(self.contract, Materials((self.identity / "jwks.json").read_text(), LUA))
         self._stop = asyncio.Event()
         address = f"unix:{self.folder}/control.sock"
-        self._served = asyncio.create_task(serve(address, fleet, self._stop, values))
+        self._served = asyncio.create_task(serve(address, fleet, self._stop, values, account))
         self._channel = grpc.aio.insecure_channel(address)
         self.control = control_pb2_grpc.ControlServiceStub(self._channel)
         self.registry = registry_pb2_grpc.RegistryServiceStub(self._channel)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
+from google.rpc import status_pb2
 from nourish.mesh.v1 import registry_pb2
 
 from mesh.topology import Canary, Service
@@ -108,6 +110,19 @@ def test_a_client_that_does_not_say_how_many_keeps_them_for_the_grace(snapshot: 
     proxy.stream.publish(snapshot(2))
     assert "eds" in proxy.run()
     assert proxy.stream.settled
+
+
+def test_a_proxy_that_refused_its_first_clusters_is_sent_better_ones(snapshot: Callable[..., Snapshot]) -> None:
+    """It never comes to ask for endpoints, and must not be waited for."""
+    stream = Incremental()
+    stream.publish(snapshot(1))
+    stream.request(DeltaDiscoveryRequest(type_url=CDS, resource_names_subscribe=["*"]))
+    error = status_pb2.Status(code=3, message="bad")
+    while bad := list(stream.responses()):  # all of them, then each alone
+        stream.request(DeltaDiscoveryRequest(type_url=CDS, response_nonce=bad[0].nonce, error_detail=error))
+    stream.publish(snapshot(1, retries=7))
+    (better,) = stream.responses()
+    assert "store.stable" in [r.name for r in better.resources]
 
 
 async def test_sources_come_back_one_by_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
