@@ -156,7 +156,7 @@ def test_a_fraction_that_helms_set_would_make_a_text_of_is_refused(tmp_path: Pat
     sets = [r"services.food.settings.a\.b=5", "services.food.settings.c=x1"]
     settings = {"version": '"1.5"', "a.b": "5", "c": '"x1"'}
     assert load(read([file], sets)).services["food"].settings == settings
-    with pytest.raises(ValuesError, match="'0.5' is a text here: as in Helm, --set makes numbers of"):
+    with pytest.raises(ValuesError, match=r"'0\.5' is a text here: as in Helm, --set makes numbers of"):
         load(read([file], [r"services.food.settings.a\.b=0.5"]))
 
 
