@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def control_plane(paths: Paths) -> AsyncIterator[ControlServiceAsyncStub]:
-    """A stub on the private socket.
+    """A stub on the private socket; raises as `channel` does."""
+    async with channel(paths) as opened:
+        yield ControlServiceStub(opened)
+
+
+@asynccontextmanager
+async def channel(paths: Paths) -> AsyncIterator[grpc.aio.Channel]:
+    """The private socket.
 
     Raises:
         Failure: nobody answers there, now or in the middle of a call. Traffic goes on without it.
     """
-    async with grpc.aio.insecure_channel(f"unix:{paths.control_socket}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{paths.control_socket}") as opened:
         try:
-            yield ControlServiceStub(channel)
+            yield opened
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise

@@ -15,7 +15,7 @@ from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths, state
 
 if TYPE_CHECKING:
-    from nourish.mesh.v1 import control_pb2
+    from nourish.mesh.v1 import control_pb2, registry_pb2
 
     from mesh.identity.ca import Identity
     from mesh.identity.roots import Root
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """Show services, instances, processes, proxies and certificates."""
     runs, where = state(), paths()
-    mesh = asyncio.run(_mesh(where))
+    mesh, sources = asyncio.run(_asked(where))
     certificates = _certificates(where, runs)
     if as_json:
-        print_json(to_json(runs, mesh, certificates, _roots(where)))
+        print_json(to_json(runs, mesh, certificates, _roots(where)) | {"sources": _sources_json(sources)})
     else:
         _print(runs, mesh, certificates)
+        _print_outside(sources)
         _print_roots(_roots(where))
 
 
@@ -53,16 +54,45 @@ def to_json(
     return content
 
 
-async def _mesh(where: Paths) -> control_pb2.GetMeshResponse | None:
-    from nourish.mesh.v1 import control_pb2
+async def _asked(where: Paths) -> tuple[control_pb2.GetMeshResponse | None, list[registry_pb2.EndpointSource]]:
+    """What the control plane has published, and who told it of endpoints."""
+    from nourish.mesh.v1 import control_pb2, registry_pb2
+    from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
+    from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
-    from mesh.cli.control import control_plane
+    from mesh.cli.control import channel
 
     try:
-        async with control_plane(where) as stub:
-            return await stub.GetMesh(control_pb2.GetMeshRequest(), timeout=5)
+        async with channel(where) as opened:
+            mesh = await ControlServiceStub(opened).GetMesh(control_pb2.GetMeshRequest(), timeout=5)
+            told = await RegistryServiceStub(opened).ListEndpoints(registry_pb2.ListEndpointsRequest(), timeout=5)
     except Failure:
-        return None
+        return None, []
+    return mesh, list(told.sources)
+
+
+def _sources_json(sources: list[registry_pb2.EndpointSource]) -> list[dict[str, Any]]:
+    from google.protobuf.json_format import MessageToDict
+
+    return [MessageToDict(source) for source in sources]
+
+
+def _print_outside(sources: list[registry_pb2.EndpointSource]) -> None:
+    """Endpoints that others than the runner hold, and for how long; the runner's are its instances."""
+    from mesh.local.control import SOURCE
+
+    rows = [
+        (e.instance, e.subset, source.name, f"{e.address}:{e.port}", _lease(source))
+        for source in sources
+        if source.name != SOURCE
+        for e in source.endpoints
+    ]
+    if rows:
+        console().print(table(("OUTSIDE INSTANCE", "SUBSET", "TOLD BY", "ADDRESS", "LEASE ENDS"), rows))
+
+
+def _lease(source: registry_pb2.EndpointSource) -> str:
+    return f"in {span(source.lease_left.ToTimedelta().total_seconds())}" if source.HasField("lease_left") else "never"
 
 
 def _certificates(where: Paths, runs: State) -> dict[str, Identity]:

@@ -161,6 +161,17 @@ def test_a_mistake_in_a_service_is_named_with_its_line_and_its_cure(stanza: str,
     assert problem in found
 
 
+def test_a_fraction_that_helms_set_would_make_a_text_of_is_refused(tmp_path: Path) -> None:
+    """The service would refuse it, where nobody looks; whole numbers, words and files are as they seem."""
+    file = tmp_path / "v.yaml"
+    file.write_text("services: {food: {settings: {version: '1.5'}}}")
+    sets = [r"services.food.settings.a\.b=5", "services.food.settings.c=x1"]
+    settings = {"version": '"1.5"', "a.b": "5", "c": '"x1"'}
+    assert load(read([file], sets)).services["food"].settings == settings
+    with pytest.raises(ValuesError, match=r"'0\.5' is a text here: as in Helm, --set makes numbers of"):
+        load(read([file], [r"services.food.settings.a\.b=0.5"]))
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

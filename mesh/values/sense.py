@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from difflib import get_close_matches
 
 from mesh.topology import EDGE, SUBSETS, Service, Topology, did_you_mean, find_cycle
 from mesh.values import proxyless
-from mesh.values.layers import Node
+from mesh.values.layers import ASSIGNMENT, Node, resolve
 from mesh.values.schema import Path, Problem
 
 # Of a server's max_connections: 3 that PostgreSQL keeps for superusers (superuser_reserved_connections), and 7 for
@@ -25,6 +26,7 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
             found += _weights(service)
             found += _traffic(service)
             found += proxyless.refusals(service, topology)
+            found += _settings(service, node)
     others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
     if cycle := find_cycle(others):
         found.append((_closing(cycle, node), f"form a cycle: {' -> '.join(cycle)}"))
@@ -90,6 +92,17 @@ def _traffic(service: Service) -> Iterator[tuple[Path, str]]:
     if service.traffic.mirror.percent and not service.canary.replicas:
         fault = "the canary has no instance to take the copies; set canary.replicas to 1 or more"
         yield (*path, "mirror", "percent"), fault
+
+
+def _settings(service: Service, node: Node) -> Iterator[tuple[Path, str]]:
+    for key, text in service.settings.items():
+        path: Path = ("services", service.name, "settings", key)
+        value, assigned = json.loads(text), node.locate(path).path.startswith(ASSIGNMENT)
+        if assigned and isinstance(value, str) and isinstance(resolve(value), float):
+            yield (
+                path,
+                f"{value!r} is a text here: as in Helm, --set makes numbers of whole ones alone; use a file and -f",
+            )
 
 
 def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:

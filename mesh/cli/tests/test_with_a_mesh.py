@@ -7,7 +7,10 @@ import os
 import re
 import signal
 
+import grpc
 import yaml
+from nourish.mesh.v1 import registry_pb2
+from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
 from mesh.cli.failure import Exit
 from mesh.identity import tokens
@@ -58,6 +61,32 @@ def test_status_shows_instances_proxies_and_certificates(run, mesh):
     (root,) = answer["roots"]
     assert answer["certificates"]["food"]["issuer"] == root["name"]
     assert f"{root['name']} ends in 365 d" in shown
+
+
+def test_status_shows_which_endpoints_others_than_the_runner_hold_and_for_how_long(run, mesh):
+    request = registry_pb2.ReportEndpointsRequest(source="worker")
+    request.lease.FromSeconds(3600)
+    request.endpoints.add(service="food", instance="food-9", subset="stable", address="10.0.0.1", port=15006)
+    with grpc.insecure_channel(f"unix:{mesh.control_socket}") as channel:
+        RegistryServiceStub(channel).ReportEndpoints(request, timeout=20)
+    assert re.search(r"food-9 +stable +worker +10\.0\.0\.1:15006 +in (60|59) min", run("status").stdout)
+    (source,) = json.loads(run("status", "--json").stdout)["sources"]
+    assert (source["name"], [e["instance"] for e in source["endpoints"]]) == ("worker", ["food-9"])
+
+
+def test_settings_are_shown_with_the_file_and_line_that_they_come_of(run, mesh, tmp_path):
+    overlay = tmp_path / "more.yaml"
+    overlay.write_text("services: {food: {settings: {search.minScore: 0.4}}}")
+    applied = run("apply", "-f", overlay, "--set", "services.food.settings.bold=[b]")
+    assert "food: setting search.minScore none -> 0.4, no proxy" in applied.stdout, applied.stderr
+    shown = {line.split()[1]: line.split() for line in run("settings", "food").stdout.splitlines()[1:]}
+    number = mesh.values.read_text().splitlines().index("      search.minScore: 0.4") + 1
+    assert shown["search.minScore"] == ["food", "search.minScore", "0.4", f"{mesh.values}:{number}"]
+    assert shown["bold"][2] == '"[b]"'
+    first = json.loads(run("settings", "--json").stdout)[0]
+    assert first == {"service": "food", "setting": "search.minScore", "value": 0.4, "origin": f"{mesh.values}:{number}"}
+    assert run("settings", "fod").exit_code == Exit.FAILED
+    assert run("settings", "profile").stdout.startswith("the values have no settings")
 
 
 def test_status_says_that_traffic_goes_on_without_the_control_plane(run, without_control):

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mesh.runtime import setting
+from mesh.runtime import setting, settings
 from mesh.runtime.testing import with_settings
 
 _names = (f"test.name{n}" for n in itertools.count())
@@ -96,3 +96,14 @@ async def test_changes_yields_each_new_value_and_of_a_burst_the_last(name):
             await asyncio.sleep(0)
             assert not waiting.done()
     assert await asyncio.wait_for(waiting, 5) == 0
+
+
+async def test_a_service_that_declares_none_opens_no_stream(monkeypatch):
+    """And its start does not wait for any."""
+    monkeypatch.setattr(settings, "egress", lambda: pytest.fail("a stream was opened"))
+    told = asyncio.Event()
+    task = asyncio.create_task(settings.Process().follow(told))
+    await asyncio.wait_for(told.wait(), 5)
+    await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()

@@ -24,11 +24,12 @@ class InForce:
 
     def __init__(self) -> None:
         self.topology: Topology | None = None
+        self.revision = ""
         self._changed = asyncio.Event()
 
     def put(self, topology: Topology) -> None:
         """These are in force now."""
-        self.topology = topology
+        self.topology, self.revision = topology, changes.revision(topology)
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -57,7 +58,7 @@ class SettingsService(settings_pb2_grpc.SettingsServiceServicer):
             settings = service.settings if service else {}
             if settings != told:
                 told = settings
-                yield _answer(topology, settings)
+                yield _answer(self._in_force.revision, settings)
 
 
 async def _caller(topology: Topology, context: Context) -> str:
@@ -74,8 +75,8 @@ async def _caller(topology: Topology, context: Context) -> str:
     return named[0]
 
 
-def _answer(topology: Topology, settings: dict[str, str]) -> settings_pb2.WatchSettingsResponse:
-    answer = settings_pb2.WatchSettingsResponse(revision=changes.revision(topology))
+def _answer(revision: str, settings: dict[str, str]) -> settings_pb2.WatchSettingsResponse:
+    answer = settings_pb2.WatchSettingsResponse(revision=revision)
     for name, text in settings.items():
         json_format.ParseDict(json.loads(text), answer.settings[name])
     return answer

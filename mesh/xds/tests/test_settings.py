@@ -20,6 +20,7 @@ from nourish.mesh.v1 import control_pb2, settings_pb2, settings_pb2_grpc
 from mesh.xds.tests.lab import ROOT, Lab, poll
 
 CERTIFICATE = "x-forwarded-client-cert"
+PATIENCE = 60  # seconds, for Envoys and processes on a machine that runs others' tests too
 FORGED = (("x-nourish-service", "front"), (CERTIFICATE, "URI=spiffe://nourish.local/ns/nourish/sa/front"))
 
 
@@ -36,7 +37,7 @@ async def start(lab: Lab, store: str, front: str = "{}") -> None:
     """A sidecar each, with these settings."""
     for id in ("store-0", "front-0"):
         await lab.proxy(id)
-    await poll(lambda: lab.connected("store-0", "front-0"))
+    await poll(lambda: lab.connected("store-0", "front-0"), PATIENCE)
     assert (await lab.apply(values(store, front))).applied
     await lab.report(wait=True)
 
@@ -50,7 +51,7 @@ async def watch(channel: grpc.aio.Channel, metadata: Any = ()) -> AsyncIterator[
 
 async def told(channel: grpc.aio.Channel, metadata: Any = ()) -> dict[str, Any]:
     """All of its settings as they are now; asked again until its sidecar has the way there."""
-    return (await poll(lambda: anext(watch(channel, metadata))))[1]
+    return (await poll(lambda: anext(watch(channel, metadata)), PATIENCE))[1]
 
 
 class Reader:
@@ -73,7 +74,7 @@ class Reader:
                 sys.executable, "-m", "mesh.xds.tests.reader", env=env, stdout=log, stderr=log
             )
         self._channel = grpc.aio.insecure_channel(f"unix:{self._folder}/app.sock")
-        await poll(self.says, seconds=60)
+        await poll(self.says, PATIENCE)
 
     async def says(self, text: str = "") -> str:
         """What it answers, if that is `text`; and that it is the process that was started."""
@@ -100,14 +101,14 @@ async def test_an_edit_is_seen_without_a_restart_and_touches_no_proxy_and_no_con
     await lab.start_control()
     assert (await lab.apply(values("{reader.greeting: one}"))).applied
     await lab.report()
-    await poll(lambda: lab.connected("store-0", "front-0"))
-    await poll(lambda: reader.says("one"))
+    await poll(lambda: lab.connected("store-0", "front-0"), PATIENCE)
+    await poll(lambda: reader.says("one"), PATIENCE)
 
     before = await lab.control.GetMesh(control_pb2.GetMeshRequest())
     answer = await lab.apply(values("{reader.greeting: two}"))
     assert (answer.applied, list(answer.proxies)) == (True, [])
     assert list(answer.changes) == ['store: setting reader.greeting "one" -> "two", no proxy']
-    await poll(lambda: reader.says("two"))
+    await poll(lambda: reader.says("two"), PATIENCE)
     after = await lab.control.GetMesh(control_pb2.GetMeshRequest())
     assert list(after.proxies) == list(before.proxies)
     assert after.revision == answer.revision != before.revision
@@ -116,7 +117,7 @@ async def test_an_edit_is_seen_without_a_restart_and_touches_no_proxy_and_no_con
     assert await reader.says() == "two"
     await lab.start_control()
     assert (await lab.apply(values("{}"))).applied
-    await poll(lambda: reader.says("by default"))
+    await poll(lambda: reader.says("by default"), PATIENCE)
 
 
 async def test_a_service_obtains_its_own_settings_whatever_it_claims(lab: Lab) -> None:
@@ -156,6 +157,6 @@ async def test_a_watch_tells_of_its_own_changes_alone_and_of_no_edit_that_is_und
         finally:
             frozen.send_signal(signal.SIGCONT)
         assert not undone.applied
-        answer = await lab.apply(values("{size: true}", weight=50))
+        answer = await lab.apply(values("{size: true}", weight=50), timeout=duration_pb2.Duration(seconds=PATIENCE))
         assert answer.applied
         assert await anext(stream) == (answer.revision, {"size": True})
