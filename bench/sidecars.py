@@ -153,7 +153,7 @@ def _bare(ours: Both) -> Both:
         keys = ("name", "type", "load_assignment", "transport_socket", "typed_extension_protocol_options")
         clusters = [{k: c[k] for k in keys if k in c} for c in static["clusters"] if c["name"] == cluster]
         found[service] = {
-            "admin": ours[service]["admin"],
+            "node": ours[service]["node"],
             "static_resources": {"listeners": static["listeners"], "clusters": clusters},
         }
     return found
@@ -221,7 +221,7 @@ def _running(folder: Path, what: str, both: Both) -> Iterator[_Pair]:
         callee = stack.enter_context(_envoy(place, CALLEE, both[CALLEE]))
         port = asyncio.run(_bound(place / f"{CALLEE}.admin", "inbound"))
         caller = stack.enter_context(_envoy(place, CALLER, both[CALLER], port))
-        asyncio.run(_bound(place / f"{CALLER}.admin", "egress"))
+        asyncio.run(_bound(place / f"{CALLER}.admin", "inbound"))
         yield _Pair(place / f"{CALLER}.egress", [callee, caller])
 
 
@@ -261,13 +261,13 @@ async def _bound(admin: Path, listener: str) -> int:
 
 async def _round(running: dict[str, _Pair], metadata: Any, *, backwards: bool) -> dict[str, float]:
     """CPU per call of each pair, in microseconds."""
-    found = {}
-    for what in reversed(running) if backwards else running:
-        pair = running[what]
-        async with grpc.aio.insecure_channel(f"unix:{pair.socket}") as channel:
-            stub, request = FoodServiceStub(channel), food_pb2.GetFoodRequest(name=FOOD.name)
-            result = await load.measure(
-                lambda: stub.GetFood(request, timeout=10, metadata=metadata, wait_for_ready=True), CALLS, pair.pids
-            )
-        found[what] = result.cpu_us_per_call
-    return found
+    order = reversed(running) if backwards else iter(running)
+    return {what: await _measure(running[what], metadata) for what in order}
+
+
+async def _measure(pair: _Pair, metadata: Any) -> float:
+    request = food_pb2.GetFoodRequest(name=FOOD.name)
+    async with grpc.aio.insecure_channel(f"unix:{pair.socket}") as channel:
+        get = FoodServiceStub(channel).GetFood
+        found = await load.measure(lambda: get(request, timeout=10, metadata=metadata), CALLS, pair.pids)
+    return found.cpu_us_per_call
