@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import fleet, outage, paths, proxyless, report, restarts, rollout, rotations
+from bench import fleet, outage, paths, proxyless, report, restarts, rollout, rotations, sidecars
 
 BENCHES: dict[str, report.Bench] = {
     "fleet": fleet,
@@ -12,6 +12,7 @@ BENCHES: dict[str, report.Bench] = {
     "restarts": restarts,
     "rollout": rollout,
     "rotations": rotations,
+    "sidecars": sidecars,
 }
 
 for name in sys.argv[1:] or BENCHES:

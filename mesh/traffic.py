@@ -96,6 +96,6 @@ class Traffic:
     outliers: Outliers = field(default_factory=Outliers)
     mirror: Mirror = field(default_factory=Mirror)
     rates: Rates = field(default_factory=Rates)
-    concurrency: Concurrency = field(default_factory=Concurrency)
     balancing: Literal["leastRequest", "roundRobin", "random", "ringHash"] = "leastRequest"
+    concurrency: Concurrency = field(default_factory=Concurrency)
     zone: Literal["any", "own"] = "any"

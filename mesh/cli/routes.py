@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli import policies
 from mesh.cli.failure import Failure
 from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths, read_values, values_options
@@ -32,8 +33,9 @@ _RETRIES = {
 def command(services: tuple[str, ...], overlays: tuple[Path, ...], sets: tuple[str, ...], as_json: bool) -> None:
     """Show who may call which method, and how.
 
-    Of SERVICES, or of all: callers, access, deadline, retries, REST path and weights. Reads the values in force if a
-    mesh runs here and neither -f nor --set is given; helm/values.yaml with those otherwise.
+    Of SERVICES, or of all: callers, access, deadline, retries, REST path, weights, and what else the values do to the
+    calls. Reads the values in force if a mesh runs here and neither -f nor --set is given; helm/values.yaml with those
+    otherwise.
     """
     from mesh import values
     from mesh.contract import Contract
@@ -52,11 +54,15 @@ def command(services: tuple[str, ...], overlays: tuple[Path, ...], sets: tuple[s
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of a service with all that was derived for it. `callers` are services, and "edge"."""
+    """One method of a service with all that was derived for it. `callers` are services, and "edge".
+
+    `stanza` is what the values say of the service; None for the edge itself.
+    """
 
     service: str
     method: Method
     callers: tuple[str, ...]
+    stanza: Service | None
 
     @property
     def access(self) -> str:
@@ -78,6 +84,7 @@ class Entry:
             "idempotency": method.idempotency,
             "retries": _RETRIES[method.idempotency],
             "rest": [{"verb": binding.verb, "path": binding.path} for binding in method.rest],
+            "policies": policies.as_json(self.stanza, method) if self.stanza else None,
         }
 
 
@@ -85,7 +92,8 @@ def service_routes(name: str, topology: Topology, contract: Contract) -> list[En
     """The methods of one service, in the order of its contract."""
     callers = topology.callers.get(name, ())
     return [
-        Entry(name, method, (*(("edge",) if method.exposed else ()), *callers)) for method in contract.methods[name]
+        Entry(name, method, (*(("edge",) if method.exposed else ()), *callers), topology.services.get(name))
+        for method in contract.methods[name]
     ]
 
 
@@ -105,7 +113,7 @@ def _print(shown: list[Entry], topology: Topology) -> None:
         service = topology.services.get(name)
         out.print(f"[bold cyan]{name}[/]  {_describe(service) if service else 'the edge itself'}")
         rows = [_row(entry) for entry in shown if entry.service == name]
-        out.print(table(("  METHOD", "CALLERS", "ACCESS", "DEADLINE", "TRIED AGAIN", "REST"), rows))
+        out.print(table(("  METHOD", "CALLERS", "ACCESS", "DEADLINE", "TRIED AGAIN", "TREATED", "REST"), rows))
         out.print()
 
 
@@ -126,5 +134,6 @@ def _row(entry: Entry) -> tuple[str, ...]:
         entry.access,
         span(method.deadline_seconds),
         _RETRIES[method.idempotency],
+        (entry.stanza and policies.in_words(entry.stanza, method)) or "[dim]-[/]",
         rest or "[dim]-[/]",
     )

@@ -25,6 +25,7 @@ KEPT_OUT = {
     "trustDomain": "as the namespace",
     "image.*": "of a cluster alone",
     "edge.port": "where the load goes",
+    "edge.hosts": "the name that the load asks for",
     "*.replicas": "starts and ends processes",
     "*.lang": "starts and ends processes",
     "database.*": "starts and ends processes",
@@ -34,7 +35,12 @@ KEPT_OUT = {
     **{f"services.{name}.traffic.mirror.percent": "there is no instance to take it" for name in WITHOUT_CANARY},
 }
 # The least that does not refuse the load on purpose.
-AT_LEAST = {"services.*.limits.*": 50, "services.*.traffic.rates.*": 10_000}
+AT_LEAST = {
+    "services.*.limits.max*Bytes": 1_000_000,
+    "services.*.limits.*": 50,
+    "services.*.traffic.rates.*": 10_000,
+    "services.*.traffic.concurrency.least": 50,
+}
 
 
 def places(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -136,6 +136,24 @@ def test_routes_follow_from_the_values_and_the_contracts(run):
     assert {tuple(route["callers"]) for route in without} == {("edge",)}
 
 
+def test_routes_show_what_the_values_do_to_each_method(run, tmp_path):
+    """In words what is unusual, in JSON all of it, and nothing of a method that it does not befall."""
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "services: {food: {canary: {replicas: 1, weight: 25, sticky: user}, traffic: {balancing: ringHash, "
+        "mirror: {percent: 5}, rates: {search: {perSecond: 9}}, faults: {abort: {percent: 3}}}}}"
+    )
+    shown = run("routes", "food", "-f", overlay).stdout
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.startswith("  ")}
+    assert "ring by name, canary 25 % of users, 5 % mirrored, FAULT 3 % UNAVAILABLE" in lines["GetFood"]
+    assert "9/s (search)" in lines["SearchFoods"]
+    assert "9/s" not in lines["GetFood"]
+    routes = {r["method"]: r["policies"] for r in json.loads(run("routes", "food", "-f", overlay, "--json").stdout)}
+    assert routes["GetFood"]["canary"] == {"weight": 25, "sticky": "user"}
+    assert routes["SearchFoods"]["rate"] == {"class": "search", "perSecond": 9, "burst": 1}
+    assert routes["GetFood"]["rate"] is None
+
+
 def test_routes_for_people_name_weights_and_suggest_a_name(run):
     shown = run("routes", "food", "--set", "services.food.canary.weight=25")
     assert "stable 75 % (x1), canary 25 % (x1)" in shown.stdout

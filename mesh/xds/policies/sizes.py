@@ -26,8 +26,10 @@ from mesh.xds.plan import NodePlan
 FILTER = "envoy.filters.http.file_system_buffer"
 
 
-def hold(node: NodePlan) -> Any:
-    """Sleeps until a route wakes it, which says how much is held."""
+def hold(node: NodePlan) -> Any | None:
+    """Sleeps until a route says how much is held. None without a limit: Envoy calls the filter unfinished."""
+    if node.limits.max_request_bytes == node.limits.max_response_bytes == MESSAGE_BYTES:
+        return None
     return pb.sleeping(FILTER, FileSystemBufferFilterConfig())
 
 

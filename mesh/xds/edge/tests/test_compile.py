@@ -99,3 +99,13 @@ def test_the_manager_makes_its_own_request_ids(node: NodePlan) -> None:
     """A range that no client has: with an empty list Envoy believes loopback and private addresses."""
     internal = manager(edge_listener(node)).internal_address_config
     assert [r.address_prefix for r in internal.cidr_ranges] == ["255.255.255.255"]
+
+
+@pytest.mark.parametrize("hosts", [("api.example.org", "*.example.net"), ("*",)])
+def test_hosts_are_those_of_the_values(node: NodePlan, folder: Path, hosts: tuple[str, ...]) -> None:
+    """Others get 421, unless any will do; Envoy takes both."""
+    named = replace(node, edge=replace(node.edge, hosts=hosts))
+    known, *others = edge_routes(named).virtual_hosts
+    assert tuple(known.domains) == hosts
+    assert [host.routes[0].direct_response.status for host in others] == ([] if "*" in hosts else [421])
+    assert validate(bootstrap(named, folder / "admin-validate.sock", {}), folder) == ""
