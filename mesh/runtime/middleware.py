@@ -52,9 +52,9 @@ def with_call_info(handler: Handler, method: MethodInfo, server: Server) -> Hand
 
     async def wrapped(request: Any, context: Context) -> Any:
         remaining = context.time_remaining()
-        bounded = remaining is not None and not (longest and remaining > longest)
+        bounded = remaining is not None
         headers = {k: v for k, v in context.invocation_metadata() or () if k in _KEPT and isinstance(v, str)}
-        if remaining is None or remaining <= 0 or not bounded:
+        if remaining is None or remaining <= 0 or (longest and remaining > longest):
             remaining = longest
         deadline = asyncio.get_running_loop().time() + remaining if remaining else 0.0
         token = auth.current.set(CallInfo(deadline, headers, bounded, method.path))

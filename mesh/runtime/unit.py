@@ -68,7 +68,8 @@ async def of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         token = _current.set(unit)
         try:
             yield connection
-            await unit.turn.acquire()  # what a task is at is a part of it; nobody comes after
+            async with unit.turn:  # what a task is at is a part of it; nobody comes after
+                unit.open = False
         finally:
             unit.open = False
             _current.reset(token)
