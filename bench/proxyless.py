@@ -14,11 +14,20 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import grpc
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.service.discovery.v3 import ads_pb2_grpc
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from nourish.food.v1 import food_pb2
@@ -30,15 +39,24 @@ from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
 from bench import processes
 from bench.report import goals
+from mesh.contract import Contract
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
 from mesh.runtime import options
 from mesh.topology import Topology
-from mesh.values import CHART_VALUES
+from mesh.values import CHART_VALUES, load
+from mesh.values import ValuesFile as Text
+from mesh.xds import pb
+from mesh.xds.plan import Host, Materials, Node, Plan
+from mesh.xds.snapshot import CDS, EDS, LDS, RDS, Resources, Snapshot, compile_node
+from mesh.xds.stream import StateOfTheWorld
 
 ROUNDS, CALLS, WARM_UP = int(os.environ.get("BENCH_ROUNDS", "30")), 200, 300
 GOAL = 1.10
 SECONDS = 30
+TARGET, PLAIN = "xds:///egress", "xds:///plain.egress"
+TYPES: dict[str, Any] = {CDS: Cluster, EDS: ClusterLoadAssignment, LDS: Listener, RDS: RouteConfiguration}
+REQUEST_ID = (("x-request-id", "b0a1d3cc-6f0e-4d3e-9f2a-0a4c7e0c8b11"),)  # every call within the mesh has one
 TEMPLATE = CHART_VALUES.parents[1] / "envoy" / "proxyless.json"
 OVERLAY = """
 services:
@@ -48,6 +66,7 @@ services:
 LABELS = {
     "direct": "direct, plaintext",
     "tls": "direct, mutual TLS",
+    "xds": "routed by gRPC's xDS, plaintext: no mode of the mesh, it shows what routing costs",
     "proxyless": "proxyless: routed by gRPC's xDS, mutual TLS, rules at the callee",
 }
 Call = Callable[[], Awaitable[object]]
@@ -73,8 +92,11 @@ def report(results: dict[str, Any]) -> list[str]:
     for path, label in LABELS.items():
         r = results["paths"][path]
         lines.append(f"| {label} | {r['p50_us']:.0f} | {r['ratio']:.2f}, {r['lowest']:.2f} to {r['highest']:.2f} |")
-    ratio = results["paths"]["proxyless"]["ratio"]
-    return [*lines, "", *goals([("p50 of proxyless / direct", ratio, f"<= {GOAL:.2f}", ratio <= GOAL)])]
+    held = []
+    for path, what in (("proxyless", "p50 of proxyless / direct"), ("xds", "the same in plaintext")):
+        ratio = results["paths"][path]["ratio"]
+        held.append((what, ratio, f"<= {GOAL:.2f}", ratio <= GOAL))
+    return [*lines, "", *goals(held)]
 
 
 async def _run(folder: Path) -> dict[str, Any]:
@@ -123,6 +145,7 @@ async def _paths(folder: Path) -> AsyncIterator[dict[str, Call]]:
         with _environment(_bootstrap(folder, "food"), identity / "food", f"127.0.0.1:{port}"):
             start("bench.grpc_servers", "serve", str(ready["serve"]), str(content), ready=ready["serve"])
         async with AsyncExitStack() as channels:
+            await channels.enter_async_context(_xds(folder / "xds.sock", port, int(ready["plain"].read_text())))
 
             async def call(channel: grpc.aio.Channel) -> Call:
                 stub, request = (
@@ -130,15 +153,74 @@ async def _paths(folder: Path) -> AsyncIterator[dict[str, Call]]:
                     food_pb2.GetFoodRequest(name=food.name),
                 )
                 await stub.GetFood(request, timeout=SECONDS, wait_for_ready=True)
-                return lambda: stub.GetFood(request, timeout=10)
+                return lambda: stub.GetFood(request, timeout=10, metadata=REQUEST_ID)
 
             direct = grpc.aio.insecure_channel(f"127.0.0.1:{ready['plain'].read_text()}")
             tls = _tls_channel(f"127.0.0.1:{ready['tls'].read_text()}", identity / "nutrition")
-            with _environment(_bootstrap(folder, "nutrition"), identity / "nutrition", ""):
-                xds = grpc.aio.secure_channel(
-                    "xds:///egress", grpc.xds_channel_credentials(), options=options.CLIENT_WITHOUT_SIDECAR
-                )
-                yield {"direct": await call(direct), "tls": await call(tls), "proxyless": await call(xds)}
+            with _environment(_bootstrap(folder, "nutrition", "xds.sock"), identity / "nutrition", ""):
+                how = options.CLIENT_WITHOUT_SIDECAR
+                xds = grpc.aio.secure_channel(TARGET, grpc.xds_channel_credentials(), options=how)
+                plain = grpc.aio.secure_channel(PLAIN, grpc.xds_channel_credentials(), options=how)
+                yield {
+                    "direct": await call(direct),
+                    "tls": await call(tls),
+                    "xds": await call(plain),
+                    "proxyless": await call(xds),
+                }
+
+
+@asynccontextmanager
+async def _xds(socket: Path, tls_port: int, plain_port: int) -> AsyncIterator[None]:
+    """Serves nutrition what the control plane would, and the same once more without TLS: gRPC reads one bootstrap."""
+    server = grpc.aio.server()
+    snapshot, plain = _snapshot(tls_port), _snapshot(plain_port)
+    both = {kind: {**own, **_without_tls(kind, plain.resources[kind])} for kind, own in snapshot.resources.items()}
+    servicer = _Static(replace(snapshot, resources=both))
+    ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(servicer, server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
+def _snapshot(port: int) -> Snapshot:
+    files = [Text("values.yaml", CHART_VALUES.read_text()), Text("bench.yaml", OVERLAY)]
+    hosts = (Host("food", "food-0", "stable", "127.0.0.1", port),)
+    plan = Plan(load(files), Contract.read(), Materials('{"keys": []}'), hosts)
+    return compile_node(plan.node(Node.without_proxy("nutrition-0", "nutrition", "stable")))
+
+
+def _without_tls(kind: str, resources: Resources) -> Resources:
+    """Copies under other names, "plain.food.stable"."""
+    copies = {}
+    for name, resource in resources.items():
+        copy = TYPES[kind].FromString(resource.value)
+        if kind == CDS:
+            copy.ClearField("transport_socket")
+        if kind == LDS and name == "egress":
+            http = HttpConnectionManager.FromString(copy.api_listener.api_listener.value)
+            http.rds.route_config_name = f"plain.{name}"
+            copy.api_listener.api_listener.Pack(http)
+        for route in copy.virtual_hosts[0].routes if kind == RDS else ():
+            route.route.cluster = f"plain.{route.route.cluster}"
+        setattr(copy, "cluster_name" if kind == EDS else "name", f"plain.{name}")
+        copies[f"plain.{name}"] = pb.pack(copy)
+    return copies
+
+
+class _Static(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    async def StreamAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        stream = StateOfTheWorld()
+        stream.publish(self._snapshot)
+        async for request in requests:
+            stream.request(request)
+            for response in stream.responses():
+                yield response
 
 
 async def _tell(channel: grpc.aio.Channel, port: int) -> None:
@@ -169,10 +251,10 @@ def _food() -> food_pb2.Food:
     return food
 
 
-def _bootstrap(folder: Path, service: str) -> Path:
+def _bootstrap(folder: Path, service: str, control: str = "control.sock") -> Path:
     names = {"NODE_ID": f"{service}-0", "SERVICE": service, "SUBSET": "stable"}
-    places = {"CONTROL_SOCKET": folder / "control.sock", "IDENTITY_DIR": folder / "identity" / service}
-    path = folder / f"{service}.bootstrap"
+    places = {"CONTROL_SOCKET": folder / control, "IDENTITY_DIR": folder / "identity" / service}
+    path = folder / f"{service}.{control}.json"
     path.write_text(string.Template(TEMPLATE.read_text()).substitute({**names, **places}))
     return path
 
@@ -180,8 +262,13 @@ def _bootstrap(folder: Path, service: str) -> Path:
 @contextmanager
 def _environment(bootstrap: Path, identity: Path, inbound: str) -> Iterator[None]:
     """What the runner gives a proxyless process, for those that are started within."""
-    names = {"GRPC_XDS_BOOTSTRAP": bootstrap, "NOURISH_IDENTITY_DIR": identity, "NOURISH_INBOUND": inbound}
-    os.environ.update({name: str(value) for name, value in names.items()})
+    names = {
+        "GRPC_XDS_BOOTSTRAP": str(bootstrap),
+        "NOURISH_IDENTITY_DIR": str(identity),
+        "NOURISH_INBOUND": inbound,
+        "NOURISH_EGRESS": TARGET,
+    }
+    os.environ.update(names)
     try:
         yield
     finally:
