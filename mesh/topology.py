@@ -31,6 +31,13 @@ class ServiceDatabase:
 
 
 @dataclass(frozen=True)
+class EventsServer:
+    """The NATS server: `address` is host:port, empty for the embedded one."""
+
+    address: str = ""
+
+
+@dataclass(frozen=True)
 class Limits:
     """Circuit breakers of each cluster that leads to a service."""
 
@@ -49,6 +56,7 @@ class Service:
     replicas: int = 1
     canary: Canary = field(default_factory=Canary)
     database: ServiceDatabase | None = None
+    events: bool = False
     limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
 
@@ -103,6 +111,7 @@ class Topology:
     trust_domain: str = "nourish.local"
     edge: Edge = field(default_factory=Edge)
     database: DatabaseServer = field(default_factory=DatabaseServer)
+    events: EventsServer = field(default_factory=EventsServer)
     image: Image = field(default_factory=Image)
 
     def spiffe_id(self, service: str) -> str:
@@ -150,9 +159,12 @@ class Topology:
 
     @cached_property
     def pooled_connections(self) -> dict[str, int]:
-        """For each service with a database, the connections that all its instances together may open."""
+        """For each service with a database, the connections that all its instances together may open.
+
+        An instance with events has one more, on which it relays them.
+        """
         return {
-            name: service.database.pool_size * len(self.instances(name))
+            name: (service.database.pool_size + service.events) * len(self.instances(name))
             for name, service in self.services.items()
             if service.database
         }

@@ -20,6 +20,7 @@ class Settings:
     admin: str  # gRPC-style address of Envoy's admin, only the edge reads it
     database_url: str  # "postgresql://...", empty for a service without a database
     database_pool: int  # connections of this process
+    events_url: str  # "nats://...", empty for a service without events
     cache_dir: Path  # may be filled with what can be made again
 
 
@@ -37,6 +38,7 @@ def settings() -> Settings:
         admin=env.get("NOURISH_ADMIN", ""),
         database_url=env.get("NOURISH_DATABASE_URL", ""),
         database_pool=int(env.get("NOURISH_DATABASE_POOL", "5")),
+        events_url=env.get("NOURISH_EVENTS_URL", ""),
         cache_dir=Path(env.get("NOURISH_CACHE_DIR", ".mesh/cache")),
     )
 

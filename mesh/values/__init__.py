@@ -19,6 +19,7 @@ from mesh.topology import (
     Canary,
     DatabaseServer,
     Edge,
+    EventsServer,
     Image,
     Limits,
     Service,
@@ -109,6 +110,7 @@ def build(values: dict[str, Any]) -> Topology:
         services={name: _service(name, stanza) for name, stanza in values.get("services", {}).items()},
         edge=Edge(**_arguments(values.get("edge", {}))),
         database=DatabaseServer(**_arguments(values.get("database", {}))),
+        events=EventsServer(**_arguments(values.get("events", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
     )
@@ -199,6 +201,7 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "limits": Limits(**_arguments(stanza.get("limits", {}))),
         "traffic": _made(Traffic, stanza.get("traffic", {})),
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
+        "events": stanza.get("events", False) is not False,
     }
     return Service(name, **{**_arguments(stanza), **known})
 
