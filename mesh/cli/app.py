@@ -78,6 +78,7 @@ def _add_verbs() -> None:
         check,
         config,
         down,
+        events,
         generate,
         logs,
         record,
@@ -105,6 +106,7 @@ def _add_verbs() -> None:
         record,
         replay,
         token,
+        events,
         logs,
         generate,
     ):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.runtime import pages
+from mesh.runtime import pages, tables
 from mesh.runtime.settings import required, settings
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ async def database(
             try:
                 if migrations:
                     await connection.run_sync(_migrate, migrations)
+                await tables.make(connection)
                 pages.configure(await _page_key(connection))
             finally:
                 await connection.rollback()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from mesh.runtime.db import Database
-from mesh.runtime.events import outbox, subjects
+from mesh.runtime.events import subjects
 from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.events.consumer import GroupConsumer, InstanceConsumer
 from mesh.runtime.events.relay import Relay
@@ -62,8 +62,6 @@ async def carry(db: Database | None, *subscribers: object, url: str | None = Non
     address = url or required(settings().events_url, "NOURISH_EVENTS_URL")
     server = Server()
     parts = list(_parts(server, db, subscribers))
-    if db:
-        await outbox.make_tables(db)
     running = asyncio.create_task(_run(server, address, parts), name="events")
     try:
         yield Events(server)

@@ -1,4 +1,4 @@
-"""The tables of a service's own database that events need, and publishing: a row in the caller's transaction."""
+"""Publishing: a row of the outbox, written in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -11,42 +11,18 @@ from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
-from mesh.runtime.db import PUBLISHED, Database
+from mesh.runtime.db import PUBLISHED
 from mesh.runtime.events import subjects
 from mesh.runtime.settings import settings
 
 CHANNEL = "runtime_outbox"  # what NOTIFY says when there may be rows
 HEADERS = (auth.REQUEST_ID_HEADER, "traceparent", "tracestate")  # of the call in which an event is published
-_TABLES_LOCK = 0x6576656E7473  # any constants: the locks are per database
-_KEY_LOCKS = 0x6576
-_TABLES = """
-CREATE TABLE IF NOT EXISTS runtime_outbox (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  subject text NOT NULL,
-  headers text NOT NULL,
-  payload bytea NOT NULL
-);
-CREATE TABLE IF NOT EXISTS runtime_inbox (
-  consumer text NOT NULL,
-  event text NOT NULL,
-  time timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (consumer, event)
-);
-CREATE INDEX IF NOT EXISTS runtime_inbox_by_time ON runtime_inbox (time);
-"""
+_KEY_LOCKS = 0x6576  # any constant: the locks are per database
 # Whoever publishes for a key waits for those before to commit: then ids rise in the order of the commits.
 _INSERT = """
 WITH alone AS MATERIALIZED (SELECT pg_advisory_xact_lock($1, hashtext($2)))
 INSERT INTO runtime_outbox (subject, headers, payload) SELECT $3::text, $4::text, $5::bytea FROM alone
 """
-
-
-async def make_tables(db: Database) -> None:
-    """Makes the tables unless they are there; safe side by side."""
-    async with db.transaction() as connection:
-        await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
-        for statement in filter(str.strip, _TABLES.split(";")):
-            await connection.exec_driver_sql(statement)
 
 
 async def publish(connection: AsyncConnection, event: Message) -> str:
