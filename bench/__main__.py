@@ -2,9 +2,11 @@
 
 import sys
 
-from bench import fleet, paths, report, restarts, rollout, rotations
+from bench import event_kills, events, fleet, paths, report, restarts, rollout, rotations
 
 BENCHES: dict[str, report.Bench] = {
+    "events": events,
+    "event_kills": event_kills,
     "fleet": fleet,
     "paths": paths,
     "restarts": restarts,

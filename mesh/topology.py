@@ -56,9 +56,9 @@ class Service:
     replicas: int = 1
     canary: Canary = field(default_factory=Canary)
     database: ServiceDatabase | None = None
-    events: bool = False
     limits: Limits = field(default_factory=Limits)
     traffic: Traffic = field(default_factory=Traffic)
+    events: bool = False
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:

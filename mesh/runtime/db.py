@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.runtime import pages, tables
+from mesh.runtime import pages
 from mesh.runtime.settings import required, settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # A statement that outlives every deadline of the contract (5 minutes at most) is a defect; imports lift it.
 STATEMENT_TIMEOUT_MS = 300_000
 PUBLISHED = "nourish_published"  # on a pooled connection: its transaction holds events
+_OWN_MIGRATIONS = Path(__file__).parent / "migrations"  # of the tables that the runtime keeps in every database
 _NOT_SERVING = ("57P01", "57P02", "57P03")  # the server ends, has crashed, or starts
 _LOST = "the database cannot be reached"
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
@@ -31,12 +32,18 @@ class Database:
 
     Attributes:
         engine: the pooled SQLAlchemy engine, for what the methods here do not give.
-        published: set when a transaction that published events has committed.
+        published: set when a transaction that published events has ended.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self.published = asyncio.Event()
+        sa.event.listen(engine.sync_engine, "checkin", self._returned)
+
+    def _returned(self, _: object, record: sa.pool.ConnectionPoolEntry) -> None:
+        """A connection is back in the pool: what was published on it is committed, or undone."""
+        if record.info.pop(PUBLISHED, False):
+            self.published.set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -48,9 +55,6 @@ class Database:
         with _told_as_lost():
             async with self.engine.begin() as connection:
                 yield connection
-                published = connection.info.pop(PUBLISHED, False)
-        if published:
-            self.published.set()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
@@ -128,9 +132,9 @@ async def database(
             await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.commit()
             try:
+                await connection.run_sync(_migrate, _OWN_MIGRATIONS, "runtime_version")
                 if migrations:
-                    await connection.run_sync(_migrate, migrations)
-                await tables.make(connection)
+                    await connection.run_sync(_migrate, migrations, "alembic_version")
                 pages.configure(await _page_key(connection))
             finally:
                 await connection.rollback()
@@ -141,15 +145,15 @@ async def database(
         await engine.dispose()
 
 
-def _migrate(connection: sa.Connection, migrations: Path) -> None:
-    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without migrations does not pay
+def _migrate(connection: sa.Connection, migrations: Path, table: str) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without a database does not pay
     from alembic.config import Config  # noqa: PLC0415
 
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = Config(attributes={"connection": connection, "table": table})
+    config.set_main_option("script_location", str(_OWN_MIGRATIONS))
     config.set_main_option("version_locations", str(migrations / "versions"))
     config.set_main_option("path_separator", "newline")
-    command.upgrade(config, "head")
+    command.upgrade(config, "heads")
     connection.commit()
 
 

@@ -59,6 +59,7 @@ trustDomain: example.org
 image: {repository: registry.example/nourish, tag: "1.10"}
 edge: {port: 9000, replicas: 2, maxRequestBytes: 2048}
 database: {address: "db.example:5432", maxConnections: 50}
+events: {address: "nats.example:4222"}
 services:
   food:
     calls: [profile]
@@ -67,15 +68,21 @@ services:
     canary: {replicas: 1, weight: 25}
     database: {poolSize: 7}
     limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
-  profile: {database: {}}
+  profile: {database: {}, events: {}}
 """
     topology = load([ValuesFile("v.yaml", text)])
     food = Service("food", ("profile",), "python", 2, Canary(1, 25), ServiceDatabase(7), Limits(1, 2, 3))
-    assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
+    assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5), events=True)}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
     assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
     assert (topology.edge.port, topology.edge.replicas, topology.edge.max_request_bytes) == (9000, 2, 2048)
     assert (topology.database.address, topology.database.max_connections) == ("db.example:5432", 50)
+    assert topology.events.address == "nats.example:4222"
+
+
+@pytest.mark.parametrize(("said", "has"), [("{}", True), ("true", True), ("false", False)])
+def test_a_service_has_events_if_its_stanza_says_so(said: str, has: bool) -> None:
+    assert load([ValuesFile("v.yaml", f"services: {{food: {{events: {said}}}}}")]).services["food"].events is has
 
 
 @pytest.mark.parametrize(

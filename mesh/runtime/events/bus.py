@@ -37,10 +37,14 @@ class Events:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the events server is there. Without it calls are served, and events wait in the outbox."""
-        return self._server.connected
+    async def check(self) -> None:
+        """Returns if the events server is there. Without it calls are served all the same, and events wait.
+
+        Raises:
+            ConnectionError: it is not.
+        """
+        if not self._server.connected:
+            raise ConnectionError("the events server cannot be reached")
 
 
 @asynccontextmanager

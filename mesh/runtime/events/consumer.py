@@ -96,11 +96,11 @@ class GroupConsumer(Consumer):
     ) -> None:
         super().__init__(server, subscription, handle)
         self._db, self._group, self._partition = db, group, partition
-        self.name = subjects.consumer(group, subscription.name, partition)
+        self.name = subjects.taker(group, subscription.name)
 
     def _config(self) -> ConsumerConfig:
         return ConsumerConfig(
-            durable_name=self.name,
+            durable_name=subjects.consumer(self._group, self._subscription.name, self._partition),
             filter_subject=subjects.subject(self._subscription.name, self._partition),
             deliver_policy=DeliverPolicy.ALL,
             ack_policy=AckPolicy.EXPLICIT,

@@ -25,6 +25,8 @@ BATCH = 256
 POLL_SECONDS = 1.0  # a wake-up that was lost costs so much
 
 _NEXT = "SELECT id, subject, headers, payload FROM runtime_outbox ORDER BY id LIMIT $1"
+_FORGET = "DELETE FROM runtime_inbox WHERE time < now() - interval '14 days'"  # twice as long as a stream holds events
+_FORGET_SECONDS = 3600.0
 _SENT = "DELETE FROM runtime_outbox WHERE id = ANY($1)"
 _log = logging.getLogger("mesh.runtime.events")
 
@@ -67,7 +69,11 @@ class Relay:
             await connection.close(timeout=POLL_SECONDS)
 
     async def _lead(self, connection: asyncpg.Connection[Any]) -> None:
+        forget = 0.0
         while True:
+            if (now := asyncio.get_running_loop().time()) > forget:
+                await connection.execute(_FORGET)
+                forget = now + _FORGET_SECONDS
             rows = await connection.fetch(_NEXT, BATCH)
             if rows:
                 await self._send(connection, rows)

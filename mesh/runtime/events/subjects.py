@@ -64,9 +64,14 @@ def full_name(subject_: str) -> str:
     return subject_.rpartition(".")[0]
 
 
+def taker(group: str, name: str) -> str:
+    """A group's name for its handling of an event: what the inbox notes."""
+    return f"{group}_{name.removeprefix(PREFIX).replace('.', '-')}"
+
+
 def consumer(group: str, name: str, number: int) -> str:
     """The durable consumer by which a group takes a partition of an event."""
-    return f"{group}_{name.removeprefix(PREFIX).replace('.', '-')}_{number}"
+    return f"{taker(group, name)}_{number}"
 
 
 def group_of(name: str) -> tuple[str, str]:

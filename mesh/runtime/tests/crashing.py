@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import asyncpg
@@ -83,6 +84,7 @@ def forks() -> Iterator[Forks]:
 
 def _fork_forever() -> None:
     create_async_engine("postgresql+asyncpg://")  # loads what else each process would load
+    import_module("alembic.command")
     protovalidate.validate(FoodsImported(data="a"))
     for line in sys.stdin:
         if child := os.fork():
@@ -196,19 +198,21 @@ async def _over(facts: Database, effects: Database, wanted: int) -> bool:
 
 
 async def _publish(db: Database, key: str, each: int, hit: Callable[[str], None]) -> None:
-    """Facts of one key, each with its event, again until each is there."""
-    number = 0
-    while number < each:
+    """Adds the facts of one key, each with its event, until all are there."""
+    last = sa.text("SELECT coalesce(max(number) + 1, 0) FROM fact WHERE key = :k")
+    insert = sa.text("INSERT INTO fact VALUES (:k, :n)")
+    while True:
         try:
             async with db.transaction() as connection:
+                number = (await connection.execute(last, {"k": key})).scalar_one()
+                if number >= each:
+                    return
                 hit("before fact")
-                insert = sa.text("INSERT INTO fact VALUES (:k, :n) ON CONFLICT DO NOTHING")
-                if (await connection.execute(insert, {"k": key, "n": number})).rowcount:
-                    await events.publish(connection, FoodsImported(data=key, foods=number))
+                await connection.execute(insert, {"k": key, "n": number})
+                await events.publish(connection, FoodsImported(data=key, foods=number))
                 hit("after fact")
                 hit("before commit of the fact")
             hit("after commit of the fact")
-            number += 1
         except (OSError, asyncpg.PostgresError):
             await asyncio.sleep(0.02)
 
