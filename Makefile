@@ -18,7 +18,7 @@ down: $(VENV)/run ## Stop the mesh; state stays in .mesh/ (`mesh down --wipe` fo
 	@$(BIN)/mesh down
 
 test: $(VENV)/dev ## Check everything, then run every test (< 12 min on 2 cores)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2
 
 check: $(VENV)/dev ## The quick checks to run before each commit: style, types, imports, contracts, layout
 	@$(BIN)/ruff format --check .

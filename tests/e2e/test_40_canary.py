@@ -3,8 +3,11 @@
 import asyncio
 import re
 
+import grpc
 import httpx
 import pytest
+from nourish.food.v1.food_pb2 import GetFoodRequest
+from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 
 from tests.e2e.harness import under_load
 
@@ -49,11 +52,12 @@ async def shares(mesh, calls: int, headers: dict[str, str] | None = None) -> dic
     started = taken(mesh)
     left = iter(range(calls))
 
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh.port}") as channel:  # a fifth of what REST costs the caller
+        foods, request = FoodServiceStub(channel), GetFoodRequest(name=name)
 
         async def reader() -> None:
             for _ in left:
-                (await client.get(f"{mesh.url}/api/v1/{name}", headers=headers)).raise_for_status()
+                await foods.GetFood(request, timeout=20, metadata=tuple((headers or {}).items()))
 
         await asyncio.gather(*(reader() for _ in range(16)))
     assert sum(started.values()) == sum(before.values()) + 1  # nobody else reads foods through the edge meanwhile
