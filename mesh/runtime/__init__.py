@@ -7,7 +7,7 @@ from mesh.runtime import auth, errors, notify, pages
 from mesh.runtime.app import run
 from mesh.runtime.client import call
 from mesh.runtime.db import Database, database
+from mesh.runtime.environment import environment
 from mesh.runtime.server import Context, serve
-from mesh.runtime.settings import settings
 
 __all__ = ["Context", "Database", "auth", "call", "database", "errors", "notify", "pages", "run", "serve", "settings"]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mesh.runtime import pages
-from mesh.runtime.settings import required, settings
+from mesh.runtime.environment import environment, required
 
 if TYPE_CHECKING:
     import asyncpg
@@ -120,10 +120,10 @@ async def database(
     Raises:
         RuntimeError: no URL.
     """
-    address = sa.make_url(url or required(settings().database_url, "NOURISH_DATABASE_URL"))
+    address = sa.make_url(url or required(environment().database_url, "NOURISH_DATABASE_URL"))
     engine = create_async_engine(
         address.set(drivername="postgresql+asyncpg"),
-        pool_size=pool or settings().database_pool,
+        pool_size=pool or environment().database_pool,
         max_overflow=0,
         connect_args={"server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)}},
     )

@@ -16,8 +16,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from mesh.runtime import notify
+from mesh.runtime.environment import environment, required
 from mesh.runtime.middleware import Context, MethodInfo, wrap
-from mesh.runtime.settings import required, settings
 
 __all__ = ["Context", "build_server", "serve"]
 
@@ -43,7 +43,7 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     Raises:
         RuntimeError: nowhere to listen, or the address is taken.
     """
-    listen = address or required(settings().listen, "NOURISH_LISTEN")
+    listen = address or required(environment().listen, "NOURISH_LISTEN")
     server, checks = build_server(*servicers)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))

@@ -5,7 +5,7 @@ import asyncio
 from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 
-from mesh.runtime import call, notify, run, serve, settings
+from mesh.runtime import call, environment, notify, run, serve
 from services.nutrition import parsing
 from services.nutrition.service import NutritionService
 
@@ -13,7 +13,7 @@ from services.nutrition.service import NutritionService
 async def main() -> None:
     """Loads the parser, then serves."""
     notify.status("loading the ingredient parser")
-    await asyncio.to_thread(parsing.load, settings().cache_dir)
+    await asyncio.to_thread(parsing.load, environment().cache_dir)
     await serve(NutritionService(call(FoodServiceStub), call(ProfileServiceStub)))
 
 

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from mesh.runtime.db import Database
+from mesh.runtime.environment import environment, required
 from mesh.runtime.events import subjects
 from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.events.consumer import GroupConsumer, InstanceConsumer
 from mesh.runtime.events.relay import Relay
 from mesh.runtime.events.server import Server
 from mesh.runtime.events.subscriptions import marked
-from mesh.runtime.settings import required, settings
 
 AGAIN = Backoff("exponential", first=0.1, limit=5.0)
 STOP_SECONDS = 4.0  # of the 20 that a process has, 15 are for calls
@@ -63,7 +63,7 @@ async def carry(db: Database | None, *subscribers: object, url: str | None = Non
         RuntimeError: no URL.
         TypeError: a method subscribes, and there is no database to note what was handled.
     """
-    address = url or required(settings().events_url, "NOURISH_EVENTS_URL")
+    address = url or required(environment().events_url, "NOURISH_EVENTS_URL")
     server = Server()
     parts = list(_parts(server, db, subscribers))
     running = asyncio.create_task(_run(server, address, parts), name="events")
@@ -93,13 +93,13 @@ def _parts(server: Server, db: Database | None, subscribers: Sequence[object]) -
             elif db is None:
                 raise TypeError(f"{subscription.name}: `subscribe` needs a database; `observe` does not")
             else:
-                group = subscription.group or required(settings().service, "NOURISH_SERVICE")
+                group = subscription.group or required(environment().service, "NOURISH_SERVICE")
                 for partition in range(subjects.PARTITIONS):
                     yield GroupConsumer(server, subscription, handle, db=db, group=group, partition=partition)
 
 
 async def _run(server: Server, address: str, parts: Sequence[_Part]) -> None:
-    await server.connect(address, settings().instance)
+    await server.connect(address, environment().instance)
     await asyncio.gather(*(_keep(part) for part in parts))
 
 

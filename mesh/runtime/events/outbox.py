@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
 from mesh.runtime.db import PUBLISHED
+from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
-from mesh.runtime.settings import settings
 
 CHANNEL = "runtime_outbox"  # what NOTIFY says when there may be rows
 HEADERS = (auth.REQUEST_ID_HEADER, "traceparent", "tracestate")  # of the call in which an event is published
@@ -38,8 +38,8 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
         ValidationError: it breaks the field limits of the contract.
     """
     key, name = subjects.key_of(event), event.DESCRIPTOR.full_name
-    if settings().service not in ("", subjects.owner(name)):
-        raise ValueError(f"{name} is an event of {subjects.owner(name)}: {settings().service} cannot publish it")
+    if environment().service not in ("", subjects.owner(name)):
+        raise ValueError(f"{name} is an event of {subjects.owner(name)}: {environment().service} cannot publish it")
     protovalidate.validate(event)
     id_ = uuid.uuid4().hex
     carried = auth.current.get().headers
