@@ -2,9 +2,23 @@
 
 import sys
 
-from bench import fleet, outage, paths, proxyless, report, restarts, rollout, rotations, sidecars
+from bench import (
+    event_kills,
+    events,
+    fleet,
+    outage,
+    paths,
+    proxyless,
+    report,
+    restarts,
+    rollout,
+    rotations,
+    sidecars,
+)
 
 BENCHES: dict[str, report.Bench] = {
+    "events": events,
+    "event_kills": event_kills,
     "fleet": fleet,
     "outage": outage,
     "paths": paths,

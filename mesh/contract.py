@@ -115,7 +115,7 @@ class Contract:
                 problems += [f"{full_name}/{method.name}: {problem}" for problem in found]
                 if not found:
                     methods[service] = (*methods.get(service, ()), _method(full_name, method))
-        problems += _collisions(methods)
+        problems += [*_collisions(methods), *_event_problems(descriptors, fields)]
         if problems:
             raise ContractError(problems)
         return cls(methods, descriptors)
@@ -300,6 +300,22 @@ def _collisions(methods: dict[str, tuple[Method, ...]]) -> list[str]:
         for other, theirs in bound[:index]
         if binding.verb == theirs.verb and binding.template.overlaps(theirs.template)
     ]
+
+
+def _event_problems(descriptors: descriptor_pb2.FileDescriptorSet, fields: _Fields) -> Iterator[str]:
+    """What policy.proto's comments forbid of events, and what would give them no owner."""
+    for file in descriptors.file:
+        for message in file.message_type:
+            if not message.options.HasExtension(policy_pb2.event):
+                continue
+            name = f"{file.package}.{message.name}"
+            package = _PACKAGE.fullmatch(file.package)
+            if package is None or package["name"] == _MESH_PACKAGE:
+                yield f"{name}: is an event outside the packages of services: nobody publishes it"
+            key = message.options.Extensions[policy_pb2.event].key
+            labels = {field.name: field.label for field in message.field}
+            if fields[f".{name}"].get(key) != "" or labels[key] == descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED:
+                yield f"{name}: the key of the event must be one of its singular scalar fields, and is {key!r}"
 
 
 _Fields = dict[str, dict[str, str]]  # by message ".nourish.food.v1.Food": field name to its message type, or ""

@@ -35,6 +35,13 @@ class ServiceDatabase:
 
 
 @dataclass(frozen=True)
+class EventsServer:
+    """The NATS server: `address` is host:port, empty for the embedded one."""
+
+    address: str = ""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What each caller may have open towards a service, and what the service's own sidecars take of one connection."""
 
@@ -61,6 +68,7 @@ class Service:
     traffic: Traffic = field(default_factory=Traffic)
     settings: dict[str, str] = field(default_factory=dict)
     data_plane: DataPlane = "sidecar"
+    events: bool = False
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:
@@ -114,6 +122,7 @@ class Topology:
     trust_domain: str = "nourish.local"
     edge: Edge = field(default_factory=Edge)
     database: DatabaseServer = field(default_factory=DatabaseServer)
+    events: EventsServer = field(default_factory=EventsServer)
     image: Image = field(default_factory=Image)
 
     def spiffe_id(self, service: str) -> str:
@@ -161,9 +170,12 @@ class Topology:
 
     @cached_property
     def pooled_connections(self) -> dict[str, int]:
-        """For each service with a database, the connections that all its instances together may open."""
+        """For each service with a database, the connections that all its instances together may open.
+
+        An instance with events has one more, on which it relays them.
+        """
         return {
-            name: service.database.pool_size * len(self.instances(name))
+            name: (service.database.pool_size + service.events) * len(self.instances(name))
             for name, service in self.services.items()
             if service.database
         }

@@ -35,9 +35,9 @@ namespace: kitchen
 trustDomain: kitchen.example
 edge: { port: 9443, replicas: 3 }
 services:
-  food: { replicas: 4, canary: { replicas: 2, weight: 60 }, database: { poolSize: 7 } }
+  food: { replicas: 4, canary: { replicas: 2, weight: 60 }, database: { poolSize: 7 }, events: {} }
   nutrition: { calls: [food, profile, meal-plan] }
-  meal-plan: { calls: [food], database: {} }
+  meal-plan: { calls: [food], database: {}, events: true }
   profile: { replicas: 0, canary: { replicas: 1, weight: 100 } }
 """
 SETTINGS = "services: {food: {settings: {own: 1}}, profile: {settings: {secret: 2}}}"
@@ -229,6 +229,10 @@ def test_a_service_with_a_database_takes_its_address_from_its_own_secret(rendere
             assert env["NOURISH_DATABASE_POOL"] == str(stanza.database.pool_size)
         else:
             assert not [variable for variable in env if "DATABASE" in variable]
+        if stanza and stanza.events:
+            assert env["NOURISH_EVENTS_URL"] == {"secretKeyRef": {"name": f"{service}-events", "key": "url"}}
+        else:
+            assert "NOURISH_EVENTS_URL" not in env
 
 
 def test_the_control_plane_gets_the_values_that_are_in_force(rendered):

@@ -78,6 +78,7 @@ def _add_verbs() -> None:
         check,
         config,
         down,
+        events,
         generate,
         logs,
         record,
@@ -107,6 +108,7 @@ def _add_verbs() -> None:
         record,
         replay,
         token,
+        events,
         logs,
         generate,
     ):

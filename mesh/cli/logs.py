@@ -38,7 +38,7 @@ _SHOWN_APART = (*_MESSAGE, "time", "level", "instance", "logger", "exception")
 def command(names: tuple[str, ...], follow: bool, lines: int, as_json: bool) -> None:
     """Show logs in order of time.
 
-    NAMES are services, instances (food-0), control, postgres or mesh; all of them, if none is named.
+    NAMES are services, instances (food-0), control, postgres, nats or mesh; all of them, if none is named.
 
     Times are UTC. Each line is that of a process or of its proxy (food-0.envoy). Works also when the mesh is down.
     """

@@ -151,7 +151,8 @@ def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: 
     ]
     out.print(table(columns, rows))
     control = _process(runs.control) if mesh else "[red]does not answer (traffic goes on): see `mesh logs control`[/]"
-    out.print(f"control plane {control}, PostgreSQL {_process(runs.postgres) if runs.postgres else 'not ours'}")
+    postgres, nats = (_process(engine) if engine else "not ours" for engine in (runs.postgres, runs.nats))
+    out.print(f"control plane {control}, PostgreSQL {postgres}, NATS {nats}")
     if mesh:
         out.print(f"values {mesh.revision[:12]}", style="dim")
         if mesh.values_error:

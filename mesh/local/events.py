@@ -19,7 +19,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to `subject`: an instance ("food-0"), "postgres", "control", or "mesh" for all of it.
+    """One thing that happened to `subject`: an instance ("food-0"), an engine ("postgres"), "control", or "mesh".
 
     `up` ends a start and has the edge's URL as its text; `failed` ends it with the reason and the `exit_code`.
     """
@@ -80,6 +80,7 @@ class State:
     postgres: ProcessState | None
     control: ProcessState
     instances: tuple[InstanceState, ...]
+    nats: ProcessState | None = None
 
     def write(self, path: Path) -> None:
         """Replaces the snapshot in one step: a reader never sees half of it."""
@@ -96,9 +97,10 @@ def read_state(path: Path) -> State | None:
     except (OSError, ValueError, KeyError):
         return None
     postgres = ProcessState(**raw.pop("postgres")) if raw["postgres"] else raw.pop("postgres")
+    nats = ProcessState(**raw["nats"]) if raw.get("nats") else None
     control = ProcessState(**raw.pop("control"))
     instances = tuple(
         InstanceState(**{**item, "app": ProcessState(**item["app"]), "proxy": ProcessState(**item["proxy"])})
         for item in raw.pop("instances")
     )
-    return State(**raw, postgres=postgres, control=control, instances=instances)
+    return State(**{**raw, "nats": nats}, postgres=postgres, control=control, instances=instances)

@@ -16,7 +16,7 @@ from mesh.local.errors import DiskFullError, StateError
 RUN_PARENT = Path("/tmp")  # noqa: S108 - made with mkdir(0700) and verified below
 FIRST_START_BYTES = 2_000_000_000  # the USDA rows with their indexes, twice, and the write-ahead log
 LATER_START_BYTES = 200_000_000
-OWNED = ("postgres", "log", "identity", "cache", "recordings", "rollouts", "values.yaml", "state.json", "lock")
+OWNED = ("postgres", "nats", "log", "identity", "cache", "recordings", "rollouts", "values.yaml", "state.json", "lock")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Paths:
     def postgres_sockets(self) -> Path:
         """The folder of PostgreSQL's socket; it belongs to the user that PostgreSQL runs as."""
         return self.run / "pg"
+
+    @property
+    def events_url(self) -> Path:
+        """The address of the events server in use, with what lets in, for `mesh events`."""
+        return self.home / "nats" / "url"
 
     @property
     def identity(self) -> Path:

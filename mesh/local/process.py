@@ -159,6 +159,11 @@ class Keeper:
         self._task = asyncio.create_task(self._run(after), name=f"keep {self.name}")
         self._task.add_done_callback(self._ended)
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called."""
+        return self._task is not None
+
     async def ready(self) -> None:
         """Returns when it was ready for the first time.
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mesh.local import envoy, postgres
+from mesh.local import envoy, nats, postgres
 from mesh.local.background import clear
 from mesh.local.errors import PortTakenError, RefusedError
 from mesh.local.events import Event
@@ -47,6 +47,7 @@ async def _up(root: Path, services: tuple[str, ...] | None, values: list[Path], 
     paths, files = Paths.of(root), read(values)
     envoy.binary()
     postgres.binaries()
+    nats.binary()
     port = edge_port(load(files).edge.port)
     paths.prepare_home()
     with Lock(paths.lock) as held:

@@ -18,10 +18,11 @@ from mesh.identity.rotation import rotate_root_when_due
 from mesh.local.app import App
 from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
-from mesh.local.environment import python_environment
+from mesh.local.environment import mark, python_environment
 from mesh.local.envoy import Envoy, render
 from mesh.local.errors import LocalError, RefusedError, StartError
 from mesh.local.events import Event, Kind, ProcessState, State, now
+from mesh.local.nats import Nats, write_private
 from mesh.local.paths import Paths
 from mesh.local.postgres import Postgres
 from mesh.local.process import Keeper
@@ -57,11 +58,14 @@ class Mesh:
         self._tasks: list[asyncio.Task[None]] = []
         self._rotation: asyncio.Task[None] | None = None
         self._databases: dict[str, str] = {}  # URL by service
+        self._events_url = ""
         self._authority: CertificateAuthority | None = None
         connections = self._topology.database.max_connections
         self._postgres = Postgres(paths.home, paths.postgres_sockets, connections)
+        self._nats = Nats(paths.home, mark(paths))
         self._control = ControlPlane(self._root, paths, values=self._in_force, endpoints=self._endpoints)
         self._keep_postgres = self._keeper("postgres", self._postgres)
+        self._keep_nats = self._keeper("nats", self._nats)
         self._keep_control = self._keeper("control", self._control)
 
     async def start(self) -> None:
@@ -73,11 +77,9 @@ class Mesh:
         Raises:
             LocalError: something cannot start; what has started goes on until `stop`.
         """
-        embedded = not self._topology.database.address
         identities = self._spawn(self._issue(self._topology))
         control = self._spawn(self._start_control(identities))
-        databases = self._spawn(self._start_databases(embedded))
-        self._start_workloads(self._topology, proxy_after=control, databases=databases)
+        self._start_workloads(self._topology, proxy_after=control, engines=self._spawn(self._start_engines()))
         await _first_failure([w.ready() for w in self._workloads.values()])
         self._phase = "ready"
         self._changed()
@@ -87,7 +89,7 @@ class Mesh:
             self._spawn(rotate_root_when_due(self._authority, lambda: lagging(self._paths)))
 
     async def stop(self) -> None:
-        """Stops all: the edge first, then callers before callees, then the control plane, then PostgreSQL."""
+        """Stops all: the edge first, then callers before callees, then the control plane, then what keeps state."""
         self._phase = "stopping"
         self._say("stopping", "mesh")
         await _cancel([*self._tasks, *([self._rotation] if self._rotation else [])])
@@ -95,6 +97,7 @@ class Mesh:
             await self._stop_workloads([w for w in self._workloads.values() if w.instance.service == service])
         await self._stop_workloads(list(self._workloads.values()))
         await self._keep_control.stop()
+        await self._keep_nats.stop()
         await self._keep_postgres.stop()
 
     async def reconcile(self) -> None:
@@ -107,8 +110,7 @@ class Mesh:
         gone = [w for w in self._workloads.values() if w.instance.id not in wanted]
         self._topology = topology
         await self._issue(topology)
-        databases = self._spawn(self._create_databases())
-        self._start_workloads(topology, proxy_after=_done(), databases=databases)
+        self._start_workloads(topology, proxy_after=_done(), engines=self._spawn(self._start_engines()))
         await self._stop_workloads(gone)
         for service in topology.services.values():
             own = [w for w in self._workloads.values() if w.instance.service == service.name]
@@ -157,7 +159,7 @@ class Mesh:
     async def replace(self, instance: Instance, withdrawn: Callable[[], Awaitable[None]]) -> Workload:
         """Stops an instance as `Workload.stop` does, and begins to start it again."""
         await self._stop_workloads([w for w in self._workloads.values() if w.instance == instance], withdrawn)
-        self._start_workloads(self._topology, proxy_after=_done(), databases=_done())
+        self._start_workloads(self._topology, proxy_after=_done(), engines=_done())
         return self._workloads[instance.id]
 
     # --- starting ---
@@ -177,12 +179,25 @@ class Mesh:
         self._spawn(self._control.report_forever())
         self._paths.values.write_text(dump(merge(self._files)))
 
-    async def _start_databases(self, embedded: bool) -> None:
-        if embedded and any(s.database for s in self._topology.services.values()):
-            self._keep_postgres.start()
-            await self._keep_postgres.ready()
-            self._say("ready", "postgres")
+    async def _start_engines(self) -> None:
+        """Starts what the services keep state in: those servers that one of them needs and that do not run yet."""
+        services, address = self._topology.services.values(), self._topology.events.address
+        wanted = [
+            (self._keep_postgres, any(s.database for s in services) and not self._topology.database.address),
+            (self._keep_nats, any(s.events for s in services) and not address),
+        ]
+        await asyncio.gather(
+            *(self._start_engine(keeper) for keeper, needed in wanted if needed and not keeper.started)
+        )
         await self._create_databases()
+        if any(s.events for s in services):
+            self._events_url = f"nats://{address}" if address else self._nats.url
+            await asyncio.to_thread(write_private, self._paths.events_url, self._events_url)
+
+    async def _start_engine(self, keeper: Keeper) -> None:
+        keeper.start()
+        await keeper.ready()
+        self._say("ready", keeper.name)
 
     async def _create_databases(self) -> None:
         address = self._topology.database.address
@@ -192,7 +207,7 @@ class Mesh:
                 self._databases[name] = url
 
     def _start_workloads(
-        self, topology: Topology, *, proxy_after: asyncio.Future[None], databases: asyncio.Future[None]
+        self, topology: Topology, *, proxy_after: asyncio.Future[None], engines: asyncio.Future[None]
     ) -> None:
         for service in (*topology.start_order, EDGE):
             new = [i for i in topology.instances(service) if i.id not in self._workloads]
@@ -202,7 +217,7 @@ class Mesh:
             for instance in new:
                 workload = self._workload(instance)
                 self._workloads[instance.id] = workload
-                workload.start(proxy_after=edge_after, app_after=databases)
+                workload.start(proxy_after=edge_after, app_after=engines)
                 self._say("starting", instance.id)
                 self._spawn(self._announce(workload))
 
@@ -280,6 +295,8 @@ class Mesh:
         if service and service.database:
             env["NOURISH_DATABASE_URL"] = self._databases[instance.service]
             env["NOURISH_DATABASE_POOL"] = str(service.database.pool_size)
+        if service and service.events:
+            env["NOURISH_EVENTS_URL"] = self._events_url
         return env
 
     # --- running ---
@@ -323,7 +340,7 @@ class Mesh:
 
     # --- telling ---
 
-    def _keeper(self, name: str, program: Postgres | ControlPlane) -> Keeper:
+    def _keeper(self, name: str, program: Postgres | Nats | ControlPlane) -> Keeper:
         return Keeper(name, program, changed=self._changed, report=self._say)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -348,8 +365,8 @@ class Mesh:
 
     def _changed(self) -> None:
         self._control.changed()
-        keepers = (self._keep_postgres, self._keep_control)
-        postgres, control = (ProcessState(k.program.pid, k.up, k.restarts) for k in keepers)
+        keepers = (self._keep_postgres, self._keep_nats, self._keep_control)
+        postgres, nats, control = (ProcessState(k.program.pid, k.up, k.restarts) for k in keepers)
         state = State(
             pid=os.getpid(),
             since=self._since,
@@ -358,6 +375,7 @@ class Mesh:
             root=str(self._root),
             run=str(self._paths.run),
             postgres=postgres if postgres.pid else None,
+            nats=nats if nats.pid else None,
             control=control,
             instances=tuple(w.state for w in self._workloads.values()),
         )

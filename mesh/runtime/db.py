@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 # A statement that outlives every deadline of the contract (5 minutes at most) is a defect; imports lift it.
 STATEMENT_TIMEOUT_MS = 300_000
+PUBLISHED = "nourish_published"  # on a pooled connection: its transaction holds events
 _OWN_MIGRATIONS = Path(__file__).parent / "migrations"  # of the tables that the runtime keeps in every database
+_NOT_SERVING = ("57P01", "57P02", "57P03")  # the server ends, has crashed, or starts
 _LOST = "the database cannot be reached"
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
 
@@ -30,10 +33,18 @@ class Database:
 
     Attributes:
         engine: the pooled SQLAlchemy engine, for what the methods here do not give.
+        published: set when a transaction that published events has ended.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
+        self.published = asyncio.Event()
+        sa.event.listen(engine.sync_engine, "checkin", self._returned)
+
+    def _returned(self, _: object, record: sa.pool.ConnectionPoolEntry) -> None:
+        """A connection is back in the pool: what was published on it is committed, or undone."""
+        if record.info.pop(PUBLISHED, False):
+            self.published.set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -120,7 +131,9 @@ def _told_as_lost() -> Iterator[None]:
     except sa.exc.TimeoutError as error:  # every pooled connection is busy for as long as the pool waits
         raise ConnectionError("no database connection is free") from error
     except sa.exc.DBAPIError as error:
-        if error.connection_invalidated or isinstance(error, sa.exc.InterfaceError | sa.exc.OperationalError):
+        state = str(getattr(error.orig, "sqlstate", ""))
+        gone = error.connection_invalidated or state.startswith("08") or state in _NOT_SERVING
+        if gone or isinstance(error, sa.exc.InterfaceError | sa.exc.OperationalError):
             raise ConnectionError(_LOST) from error
         raise
 

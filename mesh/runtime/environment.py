@@ -22,6 +22,7 @@ class Environment:
     admin: str  # gRPC-style address of Envoy's admin, only the edge reads it
     database_url: str  # "postgresql://...", empty for a service without a database
     database_pool: int  # connections of this process
+    events_url: str  # "nats://...", empty for a service without events
     max_calls: int  # that run in this process at once; one more is told to come back
     max_streams: int
     threads: int  # for work that blocks
@@ -45,6 +46,7 @@ def environment() -> Environment:
         admin=env.get("NOURISH_ADMIN", ""),
         database_url=env.get("NOURISH_DATABASE_URL", ""),
         database_pool=int(env.get("NOURISH_DATABASE_POOL", "5")),
+        events_url=env.get("NOURISH_EVENTS_URL", ""),
         # 256 calls of 10 ms CPU are 2.6 s of one core: what would wait behind more misses the usual deadline of 3 s.
         max_calls=int(env.get("NOURISH_MAX_CALLS", "256")),
         max_streams=int(env.get("NOURISH_MAX_STREAMS", "256")),

@@ -1,6 +1,6 @@
 """For tests of services: a real server on a real channel in this process, and a real PostgreSQL. Fakes, not mocks.
 
-A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixture `postgres_url`.
+A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixtures `postgres_url` and `events_url`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
 
 if TYPE_CHECKING:
+    from mesh.local.nats import Nats
     from mesh.local.postgres import Postgres
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
@@ -123,6 +124,36 @@ def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
 def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
     """The URL of a fresh, empty database."""
     return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
+
+
+@pytest.fixture(scope="session")
+def nats_server(postgres_runner: asyncio.Runner) -> Iterator[Nats]:
+    """One real NATS server for the whole test session."""
+    from mesh.local.nats import Nats  # noqa: PLC0415 - only tests need the runner
+
+    with tempfile.TemporaryDirectory(prefix="nourish-nats-", dir=_in_memory()) as folder:
+        server = Nats(Path(folder), {})
+        postgres_runner.run(server.start())
+        try:
+            yield server
+        finally:
+            postgres_runner.run(server.stop())
+
+
+@pytest.fixture
+def events_url(nats_server: Nats, postgres_runner: asyncio.Runner) -> str:
+    """The address of a NATS server without streams."""
+    postgres_runner.run(_without_streams(nats_server.url))
+    return nats_server.url
+
+
+async def _without_streams(url: str) -> None:
+    import nats  # noqa: PLC0415 - only for tests of events
+
+    async with await nats.connect(url) as connection:
+        streams = connection.jetstream()
+        for stream in await streams.streams_info():
+            await streams.delete_stream(str(stream.config.name))
 
 
 def _in_memory() -> str | None:

@@ -44,6 +44,35 @@ def refusal(*methods: MethodDescriptorProto, **options: Any) -> list[str]:
     return error.value.problems
 
 
+def event(key: str, package: str = "nourish.shop.v1") -> list[str]:
+    """What is wrong with a message of the fields name, inner and names that is an event with this key."""
+    file = FileDescriptorProto.FromString(FileDescriptorSet.FromString(descriptors()).file[0].SerializeToString())
+    file.package = package
+    message = file.message_type.add(name="Sold")
+    message.field.add(name="name", number=1, type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING)
+    message.field.add(name="inner", number=2, type_name=".nourish.shop.v1.Ask")
+    message.field.add(name="names", number=3, label=descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED)
+    message.options.Extensions[policy_pb2.event].key = key
+    del file.service[:]
+    try:
+        Contract.load(FileDescriptorSet(file=[file]).SerializeToString())
+    except ContractError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize("key", ["", "nothing", "inner", "names"])
+def test_the_key_of_an_event_is_one_of_its_singular_scalar_fields(key: str) -> None:
+    assert event("name") == []
+    (problem,) = event(key)
+    assert problem.startswith("nourish.shop.v1.Sold: the key")
+
+
+def test_an_event_belongs_to_the_package_of_a_service() -> None:
+    (problem,) = event("name", package="nourish.mesh.v1")
+    assert "nobody publishes it" in problem
+
+
 @pytest.fixture(scope="module")
 def ours() -> Contract:
     return Contract.read()

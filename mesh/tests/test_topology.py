@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mesh.topology import Canary, Edge, Instance, Service, ServiceDatabase, Topology, find_cycle
@@ -80,6 +82,7 @@ def test_a_subset_lives_when_it_carries_traffic(weight: int, live: tuple[str, ..
 def test_pools_count_every_instance_stable_and_canary() -> None:
     food = Service("food", replicas=2, canary=Canary(1, 10), database=ServiceDatabase(5))
     assert Topology({"food": food, "nutrition": Service("nutrition")}).pooled_connections == {"food": 15}
+    assert Topology({"food": replace(food, events=True)}).pooled_connections == {"food": 18}  # one more to relay on
 
 
 def test_services_need_all_they_call_directly_or_not_and_nothing_else() -> None:

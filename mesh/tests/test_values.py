@@ -61,6 +61,7 @@ trustDomain: example.org
 image: {repository: registry.example/nourish, tag: "1.10"}
 edge: {port: 9000, replicas: 2, maxRequestBytes: 2048}
 database: {address: "db.example:5432", maxConnections: 50}
+events: {address: "nats.example:4222"}
 services:
   food:
     calls: [profile]
@@ -71,7 +72,7 @@ services:
     database: {poolSize: 7}
     limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
     settings: {search.minScore: 0.50, size: 2.0, careful: yes, greeting: "yes, \u00e9"}
-  profile: {database: {}}
+  profile: {database: {}, events: {}}
 """
     topology = load([ValuesFile("v.yaml", text)])
     settings = {"search.minScore": "0.5", "size": "2", "careful": "true", "greeting": '"yes, \u00e9"'}
@@ -86,11 +87,17 @@ services:
         settings=settings,
         data_plane="proxyless",
     )
-    assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5))}
+    assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5), events=True)}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
     assert (topology.image.repository, topology.image.tag) == ("registry.example/nourish", "1.10")
     assert (topology.edge.port, topology.edge.replicas, topology.edge.max_request_bytes) == (9000, 2, 2048)
     assert (topology.database.address, topology.database.max_connections) == ("db.example:5432", 50)
+    assert topology.events.address == "nats.example:4222"
+
+
+@pytest.mark.parametrize(("said", "has"), [("{}", True), ("true", True), ("false", False)])
+def test_a_service_has_events_if_its_stanza_says_so(said: str, has: bool) -> None:
+    assert load([ValuesFile("v.yaml", f"services: {{food: {{events: {said}}}}}")]).services["food"].events is has
 
 
 @pytest.mark.parametrize(

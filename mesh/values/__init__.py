@@ -19,6 +19,7 @@ from mesh.topology import (
     Canary,
     DatabaseServer,
     Edge,
+    EventsServer,
     Image,
     Limits,
     Service,
@@ -110,6 +111,7 @@ def build(values: dict[str, Any]) -> Topology:
         services={name: _service(name, stanza) for name, stanza in values.get("services", {}).items()},
         edge=_edge(values.get("edge", {})),
         database=DatabaseServer(**_arguments(values.get("database", {}))),
+        events=EventsServer(**_arguments(values.get("events", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
     )
@@ -206,6 +208,7 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "traffic": _made(Traffic, stanza.get("traffic", {})),
         "settings": {k: json.dumps(v, ensure_ascii=False) for k, v in stanza.get("settings", {}).items()},
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
+        "events": stanza.get("events", False) is not False,
     }
     return Service(name, **{**_arguments(stanza), **known})
 

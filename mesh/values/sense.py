@@ -122,4 +122,5 @@ def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:
 def _product(topology: Topology, name: str) -> str:
     database = topology.services[name].database
     assert database is not None
-    return f"{database.pool_size} x {len(topology.instances(name))}"
+    pool = f"({database.pool_size} + 1 for events)" if topology.services[name].events else f"{database.pool_size}"
+    return f"{pool} x {len(topology.instances(name))}"

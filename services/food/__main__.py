@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mesh.runtime import database, notify, run, serve
+from mesh.runtime import database, events, notify, run, serve
 from services.food.service import FoodService
 from services.food.store import FoodStore
 from services.food.usda import import_usda
@@ -11,8 +11,10 @@ from services.food.usda import import_usda
 async def main() -> None:
     """Brings schema and foods up to date, then serves until SIGTERM."""
     async with database(migrations=Path(__file__).parent / "migrations") as db:
-        await import_usda(db, progress=notify.status)
-        await serve(FoodService(FoodStore(db)))
+        service = FoodService(FoodStore(db))
+        async with events.carry(db, service):
+            await import_usda(db, progress=notify.status)
+            await serve(service)
 
 
 if __name__ == "__main__":

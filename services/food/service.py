@@ -15,6 +15,7 @@ from nourish.food.v1.food_pb2 import (
     CreateFoodRequest,
     DeleteFoodRequest,
     Food,
+    FoodsImported,
     GetFoodRequest,
     ListFoodsRequest,
     ListFoodsResponse,
@@ -24,7 +25,7 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 
-from mesh.runtime import Context, auth, errors, masks, pages
+from mesh.runtime import Context, auth, errors, events, masks, pages
 from services.food import domain
 from services.food.domain import to_food
 from services.food.store import Cursor, FoodStore, LockedFood
@@ -42,7 +43,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         self._usda: LRUCache[str, Food] = LRUCache(CACHED_FOODS)
 
     async def GetFood(self, request: GetFoodRequest, context: Context) -> Food:
-        """Returns one food. USDA's do not change while a process lives: it keeps those that are asked for."""
+        """Returns one food. USDA's do not change but by an import: it keeps those that are asked for."""
         if (known := self._usda.get(request.name)) is not None:
             return known
         row = await self._store.get(_id(request.name), _reader())
@@ -52,6 +53,11 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         if food.source != SOURCE_USER:
             self._usda[request.name] = food
         return food
+
+    @events.observe(FoodsImported)
+    async def forget(self, event: FoodsImported) -> None:
+        """Drops what it keeps: another instance, of a newer version, has replaced USDA's foods."""
+        self._usda.clear()
 
     async def ListFoods(self, request: ListFoodsRequest, context: Context) -> ListFoodsResponse:
         """Lists foods by (display_name, name)."""

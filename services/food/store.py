@@ -11,10 +11,11 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
+from nourish.food.v1.food_pb2 import FoodsImported
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime import Database
+from mesh.runtime import Database, events
 from services.food import domain
 from services.food.domain import Content, FoodRow
 from services.food.search import KNOWN_FOODS, MAX_WORDS, Neighbour, Term, as_typed, lexemes, matching, term
@@ -390,6 +391,14 @@ async def import_state(connection: asyncpg.Connection[Any]) -> ImportState | Non
     return ImportState(row["data"], row["rows_read"], row["foods"], counts, row["finish_time"] is not None)
 
 
+async def finish_import(db: Database, state: ImportState) -> None:
+    """Notes that the import is complete, and tells of it."""
+    async with db.transaction() as connection:
+        await connection.execute(sa.text("UPDATE usda_import SET finish_time = now()"))
+        await events.publish(connection, FoodsImported(data=state.data, foods=state.foods))
+    state.finished = True
+
+
 @asynccontextmanager
 async def loader(db: Database) -> AsyncIterator[Loader]:
     """A connection for the import: no statement timeout, indexes by one core alone."""
@@ -454,4 +463,3 @@ class Loader:
         yield "statistics"
         await self._connection.execute("VACUUM (ANALYZE) food")
         await self._connection.execute("ANALYZE food_word")
-        await self._connection.execute("UPDATE usda_import SET finish_time = now()")

@@ -24,7 +24,7 @@ from nourish.food.v1.food_pb2 import Source
 
 from mesh.runtime import Database, blocking
 from services.food import domain
-from services.food.store import ImportState, Loader, import_state, loader
+from services.food.store import ImportState, Loader, finish_import, import_state, loader
 
 RULES = 1  # raise it when the rules below change: installs then import again
 CHUNK_ROWS = 10_000
@@ -107,7 +107,7 @@ async def import_usda(
             await _load(steps, state, read_chunks(path, skip=state.rows_read, chunk_rows=chunk_rows), total, progress)
             async for step in steps.finish():
                 progress(f"indexing USDA foods: {step}")
-            state.finished = True
+            await finish_import(db, state)
             done = {"rows": state.rows_read, "foods": state.foods, "counts": dict(state.counts)}
             _log.info("USDA foods imported", extra=done)
         return state

@@ -8,9 +8,13 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
+from nourish.food.v1.food_pb2 import GetFoodRequest, ListFoodsRequest
 
-from mesh.runtime import database
+from mesh.runtime import database, events
+from mesh.runtime.errors import ServiceError
 from services.food import domain, usda
+from services.food.service import FoodService
+from services.food.store import FoodStore
 from services.food.tests.sample import MIGRATIONS, load, quiet
 
 HEADER = 6 + 39
@@ -189,3 +193,24 @@ async def test_other_data_replaces_usda_s_foods_and_leaves_the_users(sample_file
         after = await usda.import_usda(db, progress=quiet, path=sample_file)
     assert after.foods > before.foods
     assert (await contents(postgres_url))[0][0] == after.foods + 1
+
+
+async def test_an_instance_drops_what_it_keeps_when_another_imports_other_data(
+    sample_file, postgres_url, events_url, tmp_path
+):
+    lines = sample_file.read_text().splitlines(keepends=True)
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text("".join(lines[:100]))
+    second.write_text("".join([lines[0], *lines[100:200]]))
+    await load(postgres_url, first)
+    async with database(url=postgres_url, pool=4) as db:
+        service = FoodService(FoodStore(db))
+        async with events.carry(db, service, url=events_url):
+            (food,) = (await service.ListFoods(ListFoodsRequest(page_size=1), None)).foods
+            request = GetFoodRequest(name=food.name)
+            assert await service.GetFood(request, None) == food
+            await load(postgres_url, second)
+            with pytest.raises(ServiceError, match="does not exist"):
+                async with asyncio.timeout(20):
+                    while await service.GetFood(request, None):
+                        await asyncio.sleep(0.01)

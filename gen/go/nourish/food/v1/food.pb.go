@@ -889,6 +889,61 @@ func (x *DeleteFoodRequest) GetAllowMissing() bool {
 	return false
 }
 
+// The foods of USDA were replaced by those of other data: what was kept of them is out of date.
+type FoodsImported struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which data, by the rules it was read by and a digest.
+	Data string `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// How many foods there are now.
+	Foods         int64 `protobuf:"varint,2,opt,name=foods,proto3" json:"foods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoodsImported) Reset() {
+	*x = FoodsImported{}
+	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoodsImported) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoodsImported) ProtoMessage() {}
+
+func (x *FoodsImported) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoodsImported.ProtoReflect.Descriptor instead.
+func (*FoodsImported) Descriptor() ([]byte, []int) {
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FoodsImported) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
+func (x *FoodsImported) GetFoods() int64 {
+	if x != nil {
+		return x.Foods
+	}
+	return 0
+}
+
 var File_nourish_food_v1_food_proto protoreflect.FileDescriptor
 
 const file_nourish_food_v1_food_proto_rawDesc = "" +
@@ -962,7 +1017,13 @@ const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tBA\xe2A\x01\x02\xfaA\x14\n" +
 	"\x12nourish.local/Food\xbaH#r!2\x1f^foods/[a-z0-9][a-z0-9-]{0,62}$R\x04name\x12\x1f\n" +
 	"\x04etag\x18\x02 \x01(\tB\v\xe2A\x01\x01\xbaH\x04r\x02\x18@R\x04etag\x12)\n" +
-	"\rallow_missing\x18\x03 \x01(\bB\x04\xe2A\x01\x01R\fallowMissing*\x85\x01\n" +
+	"\rallow_missing\x18\x03 \x01(\bB\x04\xe2A\x01\x01R\fallowMissing\"Z\n" +
+	"\rFoodsImported\x12\x1e\n" +
+	"\x04data\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xc8\x01R\x04data\x12\x1d\n" +
+	"\x05foods\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05foods:\n" +
+	"\xa2\xbb\x18\x06\n" +
+	"\x04data*\x85\x01\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SOURCE_FOUNDATION\x10\x01\x12\x14\n" +
@@ -1007,7 +1068,7 @@ func file_nourish_food_v1_food_proto_rawDescGZIP() []byte {
 }
 
 var file_nourish_food_v1_food_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nourish_food_v1_food_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_nourish_food_v1_food_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_nourish_food_v1_food_proto_goTypes = []any{
 	(Source)(0),                   // 0: nourish.food.v1.Source
 	(*Portion)(nil),               // 1: nourish.food.v1.Portion
@@ -1023,17 +1084,18 @@ var file_nourish_food_v1_food_proto_goTypes = []any{
 	(*CreateFoodRequest)(nil),     // 11: nourish.food.v1.CreateFoodRequest
 	(*UpdateFoodRequest)(nil),     // 12: nourish.food.v1.UpdateFoodRequest
 	(*DeleteFoodRequest)(nil),     // 13: nourish.food.v1.DeleteFoodRequest
-	(*v1.Nutrients)(nil),          // 14: nourish.type.v1.Nutrients
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 16: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 17: google.protobuf.Empty
+	(*FoodsImported)(nil),         // 14: nourish.food.v1.FoodsImported
+	(*v1.Nutrients)(nil),          // 15: nourish.type.v1.Nutrients
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 17: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 18: google.protobuf.Empty
 }
 var file_nourish_food_v1_food_proto_depIdxs = []int32{
 	0,  // 0: nourish.food.v1.Food.source:type_name -> nourish.food.v1.Source
-	14, // 1: nourish.food.v1.Food.nutrients:type_name -> nourish.type.v1.Nutrients
+	15, // 1: nourish.food.v1.Food.nutrients:type_name -> nourish.type.v1.Nutrients
 	1,  // 2: nourish.food.v1.Food.portions:type_name -> nourish.food.v1.Portion
-	15, // 3: nourish.food.v1.Food.create_time:type_name -> google.protobuf.Timestamp
-	15, // 4: nourish.food.v1.Food.update_time:type_name -> google.protobuf.Timestamp
+	16, // 3: nourish.food.v1.Food.create_time:type_name -> google.protobuf.Timestamp
+	16, // 4: nourish.food.v1.Food.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: nourish.food.v1.ListFoodsRequest.source:type_name -> nourish.food.v1.Source
 	2,  // 6: nourish.food.v1.ListFoodsResponse.foods:type_name -> nourish.food.v1.Food
 	0,  // 7: nourish.food.v1.SearchFoodsRequest.sources:type_name -> nourish.food.v1.Source
@@ -1042,7 +1104,7 @@ var file_nourish_food_v1_food_proto_depIdxs = []int32{
 	2,  // 10: nourish.food.v1.BatchGetFoodsResponse.foods:type_name -> nourish.food.v1.Food
 	2,  // 11: nourish.food.v1.CreateFoodRequest.food:type_name -> nourish.food.v1.Food
 	2,  // 12: nourish.food.v1.UpdateFoodRequest.food:type_name -> nourish.food.v1.Food
-	16, // 13: nourish.food.v1.UpdateFoodRequest.update_mask:type_name -> google.protobuf.FieldMask
+	17, // 13: nourish.food.v1.UpdateFoodRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 14: nourish.food.v1.FoodService.GetFood:input_type -> nourish.food.v1.GetFoodRequest
 	4,  // 15: nourish.food.v1.FoodService.ListFoods:input_type -> nourish.food.v1.ListFoodsRequest
 	6,  // 16: nourish.food.v1.FoodService.SearchFoods:input_type -> nourish.food.v1.SearchFoodsRequest
@@ -1056,7 +1118,7 @@ var file_nourish_food_v1_food_proto_depIdxs = []int32{
 	10, // 24: nourish.food.v1.FoodService.BatchGetFoods:output_type -> nourish.food.v1.BatchGetFoodsResponse
 	2,  // 25: nourish.food.v1.FoodService.CreateFood:output_type -> nourish.food.v1.Food
 	2,  // 26: nourish.food.v1.FoodService.UpdateFood:output_type -> nourish.food.v1.Food
-	17, // 27: nourish.food.v1.FoodService.DeleteFood:output_type -> google.protobuf.Empty
+	18, // 27: nourish.food.v1.FoodService.DeleteFood:output_type -> google.protobuf.Empty
 	21, // [21:28] is the sub-list for method output_type
 	14, // [14:21] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
@@ -1075,7 +1137,7 @@ func file_nourish_food_v1_food_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_food_v1_food_proto_rawDesc), len(file_nourish_food_v1_food_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

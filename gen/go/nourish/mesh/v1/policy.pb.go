@@ -337,6 +337,52 @@ func (x *ServicePolicy) GetSummary() string {
 	return ""
 }
 
+// The policy of an event: a message that its service publishes when something has happened.
+type EventPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The field, a singular scalar, by which order is kept: events with equal values arrive as they were published.
+	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventPolicy) Reset() {
+	*x = EventPolicy{}
+	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventPolicy) ProtoMessage() {}
+
+func (x *EventPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventPolicy.ProtoReflect.Descriptor instead.
+func (*EventPolicy) Descriptor() ([]byte, []int) {
+	return file_nourish_mesh_v1_policy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *EventPolicy) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // The policy of one field.
 type FieldPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -350,7 +396,7 @@ type FieldPolicy struct {
 
 func (x *FieldPolicy) Reset() {
 	*x = FieldPolicy{}
-	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[3]
+	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +408,7 @@ func (x *FieldPolicy) String() string {
 func (*FieldPolicy) ProtoMessage() {}
 
 func (x *FieldPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[3]
+	mi := &file_nourish_mesh_v1_policy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +421,7 @@ func (x *FieldPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldPolicy.ProtoReflect.Descriptor instead.
 func (*FieldPolicy) Descriptor() ([]byte, []int) {
-	return file_nourish_mesh_v1_policy_proto_rawDescGZIP(), []int{3}
+	return file_nourish_mesh_v1_policy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FieldPolicy) GetSensitive() bool {
@@ -417,6 +463,14 @@ var file_nourish_mesh_v1_policy_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "bytes,50100,opt,name=field",
 		Filename:      "nourish/mesh/v1/policy.proto",
 	},
+	{
+		ExtendedType:  (*descriptorpb.MessageOptions)(nil),
+		ExtensionType: (*EventPolicy)(nil),
+		Field:         50100,
+		Name:          "nourish.mesh.v1.event",
+		Tag:           "bytes,50100,opt,name=event",
+		Filename:      "nourish/mesh/v1/policy.proto",
+	},
 }
 
 // Extension fields to descriptorpb.MethodOptions.
@@ -443,6 +497,14 @@ var (
 	E_Field = &file_nourish_mesh_v1_policy_proto_extTypes[2]
 )
 
+// Extension fields to descriptorpb.MessageOptions.
+var (
+	// Makes this message an event, and says its policy.
+	//
+	// optional nourish.mesh.v1.EventPolicy event = 50100;
+	E_Event = &file_nourish_mesh_v1_policy_proto_extTypes[3]
+)
+
 var File_nourish_mesh_v1_policy_proto protoreflect.FileDescriptor
 
 const file_nourish_mesh_v1_policy_proto_rawDesc = "" +
@@ -460,7 +522,9 @@ const file_nourish_mesh_v1_policy_proto_rawDesc = "" +
 	"\ahedging\x18\x06 \x01(\v2\x18.nourish.mesh.v1.HedgingR\ahedging\x12\x19\n" +
 	"\bhash_key\x18\a \x01(\tR\ahashKey\")\n" +
 	"\rServicePolicy\x12\x18\n" +
-	"\asummary\x18\x01 \x01(\tR\asummary\"G\n" +
+	"\asummary\x18\x01 \x01(\tR\asummary\"\x1f\n" +
+	"\vEventPolicy\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"G\n" +
 	"\vFieldPolicy\x12\x1c\n" +
 	"\tsensitive\x18\x01 \x01(\bR\tsensitive\x12\x1a\n" +
 	"\bvolatile\x18\x02 \x01(\bR\bvolatile*X\n" +
@@ -477,7 +541,8 @@ const file_nourish_mesh_v1_policy_proto_rawDesc = "" +
 	"\x10RATE_CLASS_HEAVY\x10\x04:W\n" +
 	"\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\v2\x1d.nourish.mesh.v1.MethodPolicyR\x06method:[\n" +
 	"\aservice\x12\x1f.google.protobuf.ServiceOptions\x18\xb4\x87\x03 \x01(\v2\x1e.nourish.mesh.v1.ServicePolicyR\aservice:S\n" +
-	"\x05field\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\v2\x1c.nourish.mesh.v1.FieldPolicyR\x05fieldB\xad\x01\n" +
+	"\x05field\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\v2\x1c.nourish.mesh.v1.FieldPolicyR\x05field:U\n" +
+	"\x05event\x12\x1f.google.protobuf.MessageOptions\x18\xb4\x87\x03 \x01(\v2\x1c.nourish.mesh.v1.EventPolicyR\x05eventB\xad\x01\n" +
 	"\x13com.nourish.mesh.v1B\vPolicyProtoP\x01Z+nourish.local/gen/go/nourish/mesh/v1;meshv1\xa2\x02\x03NMX\xaa\x02\x0fNourish.Mesh.V1\xca\x02\x0fNourish\\Mesh\\V1\xe2\x02\x1bNourish\\Mesh\\V1\\GPBMetadata\xea\x02\x11Nourish::Mesh::V1b\x06proto3"
 
 var (
@@ -493,36 +558,40 @@ func file_nourish_mesh_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_nourish_mesh_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nourish_mesh_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_nourish_mesh_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_nourish_mesh_v1_policy_proto_goTypes = []any{
 	(Access)(0),                         // 0: nourish.mesh.v1.Access
 	(RateClass)(0),                      // 1: nourish.mesh.v1.RateClass
 	(*Hedging)(nil),                     // 2: nourish.mesh.v1.Hedging
 	(*MethodPolicy)(nil),                // 3: nourish.mesh.v1.MethodPolicy
 	(*ServicePolicy)(nil),               // 4: nourish.mesh.v1.ServicePolicy
-	(*FieldPolicy)(nil),                 // 5: nourish.mesh.v1.FieldPolicy
-	(*durationpb.Duration)(nil),         // 6: google.protobuf.Duration
-	(*descriptorpb.MethodOptions)(nil),  // 7: google.protobuf.MethodOptions
-	(*descriptorpb.ServiceOptions)(nil), // 8: google.protobuf.ServiceOptions
-	(*descriptorpb.FieldOptions)(nil),   // 9: google.protobuf.FieldOptions
+	(*EventPolicy)(nil),                 // 5: nourish.mesh.v1.EventPolicy
+	(*FieldPolicy)(nil),                 // 6: nourish.mesh.v1.FieldPolicy
+	(*durationpb.Duration)(nil),         // 7: google.protobuf.Duration
+	(*descriptorpb.MethodOptions)(nil),  // 8: google.protobuf.MethodOptions
+	(*descriptorpb.ServiceOptions)(nil), // 9: google.protobuf.ServiceOptions
+	(*descriptorpb.FieldOptions)(nil),   // 10: google.protobuf.FieldOptions
+	(*descriptorpb.MessageOptions)(nil), // 11: google.protobuf.MessageOptions
 }
 var file_nourish_mesh_v1_policy_proto_depIdxs = []int32{
-	6,  // 0: nourish.mesh.v1.Hedging.delay:type_name -> google.protobuf.Duration
-	6,  // 1: nourish.mesh.v1.MethodPolicy.deadline:type_name -> google.protobuf.Duration
+	7,  // 0: nourish.mesh.v1.Hedging.delay:type_name -> google.protobuf.Duration
+	7,  // 1: nourish.mesh.v1.MethodPolicy.deadline:type_name -> google.protobuf.Duration
 	0,  // 2: nourish.mesh.v1.MethodPolicy.access:type_name -> nourish.mesh.v1.Access
 	1,  // 3: nourish.mesh.v1.MethodPolicy.rate_class:type_name -> nourish.mesh.v1.RateClass
-	6,  // 4: nourish.mesh.v1.MethodPolicy.cache_ttl:type_name -> google.protobuf.Duration
+	7,  // 4: nourish.mesh.v1.MethodPolicy.cache_ttl:type_name -> google.protobuf.Duration
 	2,  // 5: nourish.mesh.v1.MethodPolicy.hedging:type_name -> nourish.mesh.v1.Hedging
-	7,  // 6: nourish.mesh.v1.method:extendee -> google.protobuf.MethodOptions
-	8,  // 7: nourish.mesh.v1.service:extendee -> google.protobuf.ServiceOptions
-	9,  // 8: nourish.mesh.v1.field:extendee -> google.protobuf.FieldOptions
-	3,  // 9: nourish.mesh.v1.method:type_name -> nourish.mesh.v1.MethodPolicy
-	4,  // 10: nourish.mesh.v1.service:type_name -> nourish.mesh.v1.ServicePolicy
-	5,  // 11: nourish.mesh.v1.field:type_name -> nourish.mesh.v1.FieldPolicy
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	9,  // [9:12] is the sub-list for extension type_name
-	6,  // [6:9] is the sub-list for extension extendee
+	8,  // 6: nourish.mesh.v1.method:extendee -> google.protobuf.MethodOptions
+	9,  // 7: nourish.mesh.v1.service:extendee -> google.protobuf.ServiceOptions
+	10, // 8: nourish.mesh.v1.field:extendee -> google.protobuf.FieldOptions
+	11, // 9: nourish.mesh.v1.event:extendee -> google.protobuf.MessageOptions
+	3,  // 10: nourish.mesh.v1.method:type_name -> nourish.mesh.v1.MethodPolicy
+	4,  // 11: nourish.mesh.v1.service:type_name -> nourish.mesh.v1.ServicePolicy
+	6,  // 12: nourish.mesh.v1.field:type_name -> nourish.mesh.v1.FieldPolicy
+	5,  // 13: nourish.mesh.v1.event:type_name -> nourish.mesh.v1.EventPolicy
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	10, // [10:14] is the sub-list for extension type_name
+	6,  // [6:10] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
 }
 
@@ -537,8 +606,8 @@ func file_nourish_mesh_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_mesh_v1_policy_proto_rawDesc), len(file_nourish_mesh_v1_policy_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
-			NumExtensions: 3,
+			NumMessages:   5,
+			NumExtensions: 4,
 			NumServices:   0,
 		},
 		GoTypes:           file_nourish_mesh_v1_policy_proto_goTypes,

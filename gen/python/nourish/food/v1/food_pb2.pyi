@@ -457,3 +457,29 @@ class DeleteFoodRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteFoodRequest: _TypeAlias = DeleteFoodRequest  # noqa: Y015
+
+@_typing.final
+class FoodsImported(_message.Message):
+    """The foods of USDA were replaced by those of other data: what was kept of them is out of date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    FOODS_FIELD_NUMBER: _builtins.int
+    data: _builtins.str
+    """Which data, by the rules it was read by and a digest."""
+    foods: _builtins.int
+    """How many foods there are now."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.str = ...,
+        foods: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "foods", b"foods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoodsImported: _TypeAlias = FoodsImported  # noqa: Y015

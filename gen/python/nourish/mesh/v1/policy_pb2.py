@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnourish/mesh/v1/policy.proto\x12\x0fnourish.mesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x07Hedging\x12/\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05\x64\x65lay\"\xd0\x02\n\x0cMethodPolicy\x12\x35\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64\x65\x61\x64line\x12/\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0e\x32\x17.nourish.mesh.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x16\n\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x39\n\nrate_class\x18\x04 \x01(\x0e\x32\x1a.nourish.mesh.v1.RateClassR\trateClass\x12\x36\n\tcache_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x63\x61\x63heTtl\x12\x32\n\x07hedging\x18\x06 \x01(\x0b\x32\x18.nourish.mesh.v1.HedgingR\x07hedging\x12\x19\n\x08hash_key\x18\x07 \x01(\tR\x07hashKey\")\n\rServicePolicy\x12\x18\n\x07summary\x18\x01 \x01(\tR\x07summary\"G\n\x0b\x46ieldPolicy\x12\x1c\n\tsensitive\x18\x01 \x01(\x08R\tsensitive\x12\x1a\n\x08volatile\x18\x02 \x01(\x08R\x08volatile*X\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x03*\x7f\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fRATE_CLASS_READ\x10\x01\x12\x15\n\x11RATE_CLASS_SEARCH\x10\x02\x12\x14\n\x10RATE_CLASS_WRITE\x10\x03\x12\x14\n\x10RATE_CLASS_HEAVY\x10\x04:W\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1d.nourish.mesh.v1.MethodPolicyR\x06method:[\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1e.nourish.mesh.v1.ServicePolicyR\x07service:S\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1c.nourish.mesh.v1.FieldPolicyR\x05\x66ieldB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnourish/mesh/v1/policy.proto\x12\x0fnourish.mesh.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x07Hedging\x12/\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05\x64\x65lay\"\xd0\x02\n\x0cMethodPolicy\x12\x35\n\x08\x64\x65\x61\x64line\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x64\x65\x61\x64line\x12/\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0e\x32\x17.nourish.mesh.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x16\n\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x39\n\nrate_class\x18\x04 \x01(\x0e\x32\x1a.nourish.mesh.v1.RateClassR\trateClass\x12\x36\n\tcache_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08\x63\x61\x63heTtl\x12\x32\n\x07hedging\x18\x06 \x01(\x0b\x32\x18.nourish.mesh.v1.HedgingR\x07hedging\x12\x19\n\x08hash_key\x18\x07 \x01(\tR\x07hashKey\")\n\rServicePolicy\x12\x18\n\x07summary\x18\x01 \x01(\tR\x07summary\"\x1f\n\x0b\x45ventPolicy\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\"G\n\x0b\x46ieldPolicy\x12\x1c\n\tsensitive\x18\x01 \x01(\x08R\tsensitive\x12\x1a\n\x08volatile\x18\x02 \x01(\x08R\x08volatile*X\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x03*\x7f\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x13\n\x0fRATE_CLASS_READ\x10\x01\x12\x15\n\x11RATE_CLASS_SEARCH\x10\x02\x12\x14\n\x10RATE_CLASS_WRITE\x10\x03\x12\x14\n\x10RATE_CLASS_HEAVY\x10\x04:W\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1d.nourish.mesh.v1.MethodPolicyR\x06method:[\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1e.nourish.mesh.v1.ServicePolicyR\x07service:S\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1c.nourish.mesh.v1.FieldPolicyR\x05\x66ield:U\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xb4\x87\x03 \x01(\x0b\x32\x1c.nourish.mesh.v1.EventPolicyR\x05\x65ventB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nourish.mesh.v1.policy_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z+nourish.local/gen/go/nourish/mesh/v1;meshv1'
-  _globals['_ACCESS']._serialized_start=630
-  _globals['_ACCESS']._serialized_end=718
-  _globals['_RATECLASS']._serialized_start=720
-  _globals['_RATECLASS']._serialized_end=847
+  _globals['_ACCESS']._serialized_start=663
+  _globals['_ACCESS']._serialized_end=751
+  _globals['_RATECLASS']._serialized_start=753
+  _globals['_RATECLASS']._serialized_end=880
   _globals['_HEDGING']._serialized_start=115
   _globals['_HEDGING']._serialized_end=173
   _globals['_METHODPOLICY']._serialized_start=176
   _globals['_METHODPOLICY']._serialized_end=512
   _globals['_SERVICEPOLICY']._serialized_start=514
   _globals['_SERVICEPOLICY']._serialized_end=555
-  _globals['_FIELDPOLICY']._serialized_start=557
-  _globals['_FIELDPOLICY']._serialized_end=628
+  _globals['_EVENTPOLICY']._serialized_start=557
+  _globals['_EVENTPOLICY']._serialized_end=588
+  _globals['_FIELDPOLICY']._serialized_start=590
+  _globals['_FIELDPOLICY']._serialized_end=661
 # @@protoc_insertion_point(module_scope)

@@ -187,6 +187,28 @@ class ServicePolicy(_message.Message):
 Global___ServicePolicy: _TypeAlias = ServicePolicy  # noqa: Y015
 
 @_typing.final
+class EventPolicy(_message.Message):
+    """The policy of an event: a message that its service publishes when something has happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The field, a singular scalar, by which order is kept: events with equal values arrive as they were published."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventPolicy: _TypeAlias = EventPolicy  # noqa: Y015
+
+@_typing.final
 class FieldPolicy(_message.Message):
     """The policy of one field."""
 
@@ -215,9 +237,12 @@ Global___FieldPolicy: _TypeAlias = FieldPolicy  # noqa: Y015
 METHOD_FIELD_NUMBER: _builtins.int
 SERVICE_FIELD_NUMBER: _builtins.int
 FIELD_FIELD_NUMBER: _builtins.int
+EVENT_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The policy of this method."""
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___ServicePolicy]
 """The policy of this service."""
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldPolicy]
 """The policy of this field."""
+event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___EventPolicy]
+"""Makes this message an event, and says its policy."""

@@ -7,7 +7,7 @@
 
 import type { GenEnum, GenExtension, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, extDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Duration, FieldOptions, MethodOptions, ServiceOptions } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldOptions, MessageOptions, MethodOptions, ServiceOptions } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_descriptor, file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file nourish/mesh/v1/policy.proto.
  */
 export const file_nourish_mesh_v1_policy: GenFile = /*@__PURE__*/
-  fileDesc("Chxub3VyaXNoL21lc2gvdjEvcG9saWN5LnByb3RvEg9ub3VyaXNoLm1lc2gudjEiMwoHSGVkZ2luZxIoCgVkZWxheRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKPAgoMTWV0aG9kUG9saWN5EisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEicKBmFjY2VzcxgCIAEoDjIXLm5vdXJpc2gubWVzaC52MS5BY2Nlc3MSDgoGc2NvcGVzGAMgAygJEi4KCnJhdGVfY2xhc3MYBCABKA4yGi5ub3VyaXNoLm1lc2gudjEuUmF0ZUNsYXNzEiwKCWNhY2hlX3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIpCgdoZWRnaW5nGAYgASgLMhgubm91cmlzaC5tZXNoLnYxLkhlZGdpbmcSEAoIaGFzaF9rZXkYByABKAkiIAoNU2VydmljZVBvbGljeRIPCgdzdW1tYXJ5GAEgASgJIjIKC0ZpZWxkUG9saWN5EhEKCXNlbnNpdGl2ZRgBIAEoCBIQCgh2b2xhdGlsZRgCIAEoCCpYCgZBY2Nlc3MSFgoSQUNDRVNTX1VOU1BFQ0lGSUVEEAASEQoNQUNDRVNTX1BVQkxJQxABEg8KC0FDQ0VTU19VU0VSEAISEgoOQUNDRVNTX1NFUlZJQ0UQAyp/CglSYXRlQ2xhc3MSGgoWUkFURV9DTEFTU19VTlNQRUNJRklFRBAAEhMKD1JBVEVfQ0xBU1NfUkVBRBABEhUKEVJBVEVfQ0xBU1NfU0VBUkNIEAISFAoQUkFURV9DTEFTU19XUklURRADEhQKEFJBVEVfQ0xBU1NfSEVBVlkQBDpXCgZtZXRob2QSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxi0hwMgASgLMh0ubm91cmlzaC5tZXNoLnYxLk1ldGhvZFBvbGljeVIGbWV0aG9kOlsKB3NlcnZpY2USHy5nb29nbGUucHJvdG9idWYuU2VydmljZU9wdGlvbnMYtIcDIAEoCzIeLm5vdXJpc2gubWVzaC52MS5TZXJ2aWNlUG9saWN5UgdzZXJ2aWNlOlMKBWZpZWxkEh0uZ29vZ2xlLnByb3RvYnVmLkZpZWxkT3B0aW9ucxi0hwMgASgLMhwubm91cmlzaC5tZXNoLnYxLkZpZWxkUG9saWN5UgVmaWVsZEKtAQoTY29tLm5vdXJpc2gubWVzaC52MUILUG9saWN5UHJvdG9QAVorbm91cmlzaC5sb2NhbC9nZW4vZ28vbm91cmlzaC9tZXNoL3YxO21lc2h2MaICA05NWKoCD05vdXJpc2guTWVzaC5WMcoCD05vdXJpc2hcTWVzaFxWMeICG05vdXJpc2hcTWVzaFxWMVxHUEJNZXRhZGF0YeoCEU5vdXJpc2g6Ok1lc2g6OlYxYgZwcm90bzM", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("Chxub3VyaXNoL21lc2gvdjEvcG9saWN5LnByb3RvEg9ub3VyaXNoLm1lc2gudjEiMwoHSGVkZ2luZxIoCgVkZWxheRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKPAgoMTWV0aG9kUG9saWN5EisKCGRlYWRsaW5lGAEgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEicKBmFjY2VzcxgCIAEoDjIXLm5vdXJpc2gubWVzaC52MS5BY2Nlc3MSDgoGc2NvcGVzGAMgAygJEi4KCnJhdGVfY2xhc3MYBCABKA4yGi5ub3VyaXNoLm1lc2gudjEuUmF0ZUNsYXNzEiwKCWNhY2hlX3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIpCgdoZWRnaW5nGAYgASgLMhgubm91cmlzaC5tZXNoLnYxLkhlZGdpbmcSEAoIaGFzaF9rZXkYByABKAkiIAoNU2VydmljZVBvbGljeRIPCgdzdW1tYXJ5GAEgASgJIhoKC0V2ZW50UG9saWN5EgsKA2tleRgBIAEoCSIyCgtGaWVsZFBvbGljeRIRCglzZW5zaXRpdmUYASABKAgSEAoIdm9sYXRpbGUYAiABKAgqWAoGQWNjZXNzEhYKEkFDQ0VTU19VTlNQRUNJRklFRBAAEhEKDUFDQ0VTU19QVUJMSUMQARIPCgtBQ0NFU1NfVVNFUhACEhIKDkFDQ0VTU19TRVJWSUNFEAMqfwoJUmF0ZUNsYXNzEhoKFlJBVEVfQ0xBU1NfVU5TUEVDSUZJRUQQABITCg9SQVRFX0NMQVNTX1JFQUQQARIVChFSQVRFX0NMQVNTX1NFQVJDSBACEhQKEFJBVEVfQ0xBU1NfV1JJVEUQAxIUChBSQVRFX0NMQVNTX0hFQVZZEAQ6VwoGbWV0aG9kEh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYtIcDIAEoCzIdLm5vdXJpc2gubWVzaC52MS5NZXRob2RQb2xpY3lSBm1ldGhvZDpbCgdzZXJ2aWNlEh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGLSHAyABKAsyHi5ub3VyaXNoLm1lc2gudjEuU2VydmljZVBvbGljeVIHc2VydmljZTpTCgVmaWVsZBIdLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE9wdGlvbnMYtIcDIAEoCzIcLm5vdXJpc2gubWVzaC52MS5GaWVsZFBvbGljeVIFZmllbGQ6VQoFZXZlbnQSHy5nb29nbGUucHJvdG9idWYuTWVzc2FnZU9wdGlvbnMYtIcDIAEoCzIcLm5vdXJpc2gubWVzaC52MS5FdmVudFBvbGljeVIFZXZlbnRCrQEKE2NvbS5ub3VyaXNoLm1lc2gudjFCC1BvbGljeVByb3RvUAFaK25vdXJpc2gubG9jYWwvZ2VuL2dvL25vdXJpc2gvbWVzaC92MTttZXNodjGiAgNOTViqAg9Ob3VyaXNoLk1lc2guVjHKAg9Ob3VyaXNoXE1lc2hcVjHiAhtOb3VyaXNoXE1lc2hcVjFcR1BCTWV0YWRhdGHqAhFOb3VyaXNoOjpNZXNoOjpWMWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * Asks for a second attempt in parallel when the first is slow. Only valid with NO_SIDE_EFFECTS.
@@ -124,6 +124,27 @@ export const ServicePolicySchema: GenMessage<ServicePolicy> = /*@__PURE__*/
   messageDesc(file_nourish_mesh_v1_policy, 2);
 
 /**
+ * The policy of an event: a message that its service publishes when something has happened.
+ *
+ * @generated from message nourish.mesh.v1.EventPolicy
+ */
+export type EventPolicy = Message<"nourish.mesh.v1.EventPolicy"> & {
+  /**
+   * The field, a singular scalar, by which order is kept: events with equal values arrive as they were published.
+   *
+   * @generated from field: string key = 1;
+   */
+  key: string;
+};
+
+/**
+ * Describes the message nourish.mesh.v1.EventPolicy.
+ * Use `create(EventPolicySchema)` to create a new message.
+ */
+export const EventPolicySchema: GenMessage<EventPolicy> = /*@__PURE__*/
+  messageDesc(file_nourish_mesh_v1_policy, 3);
+
+/**
  * The policy of one field.
  *
  * @generated from message nourish.mesh.v1.FieldPolicy
@@ -149,7 +170,7 @@ export type FieldPolicy = Message<"nourish.mesh.v1.FieldPolicy"> & {
  * Use `create(FieldPolicySchema)` to create a new message.
  */
 export const FieldPolicySchema: GenMessage<FieldPolicy> = /*@__PURE__*/
-  messageDesc(file_nourish_mesh_v1_policy, 3);
+  messageDesc(file_nourish_mesh_v1_policy, 4);
 
 /**
  * Who may use a method.
@@ -263,4 +284,12 @@ export const service: GenExtension<ServiceOptions, ServicePolicy> = /*@__PURE__*
  */
 export const field: GenExtension<FieldOptions, FieldPolicy> = /*@__PURE__*/
   extDesc(file_nourish_mesh_v1_policy, 2);
+
+/**
+ * Makes this message an event, and says its policy.
+ *
+ * @generated from extension: nourish.mesh.v1.EventPolicy event = 50100;
+ */
+export const event: GenExtension<MessageOptions, EventPolicy> = /*@__PURE__*/
+  extDesc(file_nourish_mesh_v1_policy, 3);
 
