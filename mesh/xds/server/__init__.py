@@ -23,7 +23,6 @@ from mesh.xds.recovery import GRACE_SECONDS
 from mesh.xds.server.control import ControlService
 from mesh.xds.server.discovery import DiscoveryService
 from mesh.xds.server.edits import Edits
-from mesh.xds.server.kubernetes import EndpointSlices
 from mesh.xds.server.progress import Progress
 from mesh.xds.server.registry import RegistryService
 from mesh.xds.server.settings import SettingsService
@@ -66,8 +65,11 @@ async def serve(
         os.umask(umask)
     log.info("control plane on %s", address)
     grace = asyncio.get_running_loop().call_later(GRACE_SECONDS, fleet.recovered)
-    followed = [watched, EndpointSlices(fleet, account) if account else None]
-    following = [asyncio.create_task(each.forever()) for each in followed if each]
+    following = [asyncio.create_task(watched.forever())] if watched else []
+    if account:
+        from mesh.xds.server.kubernetes import EndpointSlices  # noqa: PLC0415 - a laptop need not load an HTTP client
+
+        following.append(asyncio.create_task(EndpointSlices(fleet, account).forever()))
     await stop.wait()
     grace.cancel()
     for task in following:
