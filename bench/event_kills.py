@@ -33,8 +33,8 @@ def report(results: dict[str, Any]) -> list[str]:
     return [
         "## Kill -9 on the way of an event",
         "",
-        f"{r['runs']:,} processes, {r['killed']:,} of them killed at a random one of the {r['points']} points before and "
-        f"after a write, and the engines killed and started again {r['engines']} times under them: {r['events']:,} "
+        f"{r['runs']:,} processes, {r['killed']:,} of them killed at a random one of the {r['points']} points before "
+        f"and after a write, and the engines killed and started again {r['engines']} times under them: {r['events']:,} "
         f"events, {r['faults']} lost, doubled or out of order (goal: 0, {goal}).",
     ]
 

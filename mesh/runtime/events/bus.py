@@ -12,7 +12,7 @@ from mesh.runtime.db import Database
 from mesh.runtime.environment import environment, required
 from mesh.runtime.events import subjects
 from mesh.runtime.events.backoff import Backoff
-from mesh.runtime.events.consumer import GroupConsumer, InstanceConsumer
+from mesh.runtime.events.consumer import GroupConsumer, InstanceConsumer, Work
 from mesh.runtime.events.relay import Relay
 from mesh.runtime.events.server import Server
 from mesh.runtime.events.subscriptions import marked
@@ -84,18 +84,19 @@ async def carry(db: Database | None, *subscribers: object, url: str | None = Non
 
 
 def _parts(server: Server, db: Database | None, subscribers: Sequence[object]) -> Iterator[_Part]:
+    work = Work.on(db) if db else None
     if db:
         yield Relay(db, server)
     for subscriber in subscribers:
         for subscription, handle in marked(subscriber):
             if subscription.every_instance:
                 yield InstanceConsumer(server, subscription, handle)
-            elif db is None:
+            elif work is None:
                 raise TypeError(f"{subscription.name}: `subscribe` needs a database; `observe` does not")
             else:
                 group = subscription.group or required(environment().service, "NOURISH_SERVICE")
                 for partition in range(subjects.PARTITIONS):
-                    yield GroupConsumer(server, subscription, handle, db=db, group=group, partition=partition)
+                    yield GroupConsumer(server, subscription, handle, work, group=group, partition=partition)
 
 
 async def _run(server: Server, address: str, parts: Sequence[_Part]) -> None:

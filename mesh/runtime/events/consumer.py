@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nourish.error.v1.reason_pb2 import Reason
+from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
@@ -88,14 +91,28 @@ class Consumer:
             auth.current.reset(token)
 
 
+@dataclass(frozen=True)
+class Work:
+    """Where handlers work: so many at once that half of the database's pool is left to calls."""
+
+    db: Database
+    turns: asyncio.Semaphore
+
+    @classmethod
+    def on(cls, db: Database) -> Work:
+        """The work of one process on its database."""
+        pool: QueuePool = db.engine.sync_engine.pool  # type: ignore[assignment]
+        return cls(db, asyncio.Semaphore(max(1, pool.size() // 2)))
+
+
 class GroupConsumer(Consumer):
     """One partition of an event for one group: the server gives one event at a time to one of all instances."""
 
     def __init__(
-        self, server: Server, subscription: Subscription, handle: Handle, *, db: Database, group: str, partition: int
+        self, server: Server, subscription: Subscription, handle: Handle, work: Work, *, group: str, partition: int
     ) -> None:
         super().__init__(server, subscription, handle)
-        self._db, self._group, self._partition = db, group, partition
+        self._work, self._group, self._partition = work, group, partition
         self.name = subjects.taker(group, subscription.name)
 
     def _config(self) -> ConsumerConfig:
@@ -131,7 +148,8 @@ class GroupConsumer(Consumer):
         failures = 0
         while True:
             try:
-                await self._once(message)
+                async with self._work.turns:
+                    await self._once(message)
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -145,7 +163,7 @@ class GroupConsumer(Consumer):
         """The handler's changes and the note that the event was handled, both or neither."""
         event, id_ = self._event(message), dead.id_of(message)
         async with self._call(message), AsyncExitStack() as stack:
-            connection = await _begin(stack, self._db)
+            connection = await _begin(stack, self._work.db)
             handled = await connection.exec_driver_sql(_HANDLED, (self.name, id_))
             if handled.rowcount:
                 await self._handle(event, connection)
@@ -221,7 +239,8 @@ async def _kept(message: Msg, every: float) -> AsyncIterator[None]:
     async def tell() -> None:
         while True:
             await asyncio.sleep(every)
-            await message.in_progress()
+            with suppress(NatsError):  # it is away, and gives the event again when it is back
+                await message.in_progress()
 
     telling = asyncio.create_task(tell())
     try:

@@ -23,7 +23,7 @@ KEEP_SECONDS = 7 * 24 * 3600.0  # how long a stream holds what everybody has tak
 DUPLICATE_SECONDS = 120.0  # the inbox knows duplicates for longer
 CONNECT_SECONDS, RECONNECT_SECONDS, PUBLISH_SECONDS = 2, 0.2, 5.0
 PULL_SECONDS, PULL_BATCH = 30.0, 128
-EXPIRED = ("404", "408", "409")  # an end of a pull for which nobody needs to be told: pull again
+EXPIRED = ("404", "408")  # the usual ends of a pull: pull again
 
 _log = logging.getLogger("mesh.runtime.events")
 
@@ -40,6 +40,7 @@ class Server:
         self._pulls: set[Pull] = set()
         self._made: set[str] = set()
         self._closing = False
+        self._problem = ""
 
     async def connect(self, url: str, name: str) -> None:
         """Returns when the server has answered; tries until then. What is sent without one fails at once."""
@@ -51,7 +52,7 @@ class Server:
             max_reconnect_attempts=-1,
             ping_interval=10,
             pending_size=0,  # what waited here would be sent after it was given up
-            error_cb=_debug,
+            error_cb=self._failed,
             disconnected_cb=self._lost,
             reconnected_cb=self._back,
         )
@@ -101,12 +102,19 @@ class Server:
         """The messages of a consumer."""
         return Pull(self._client, stream, consumer, self._pulls)
 
+    async def _failed(self, error: Exception) -> None:
+        """Says what is wrong, once and not at each of many attempts."""
+        if self._problem != repr(error):
+            self._problem = repr(error)
+            _log.warning("the events server cannot be used", extra={"error": self._problem})
+
     async def _lost(self) -> None:
         if not self._closing:
             _log.warning("the events server is lost: events wait until it is back")
 
     async def _back(self) -> None:
         _log.info("the events server is back")
+        self._problem = ""
         self._made.clear()
         for pull in self._pulls:
             pull.again()
@@ -169,8 +177,8 @@ class Pull:
         except TimeoutError:
             return None
         if message is None or not (status := _status(message)):
-            return None if self._stopped and message is None else message
-        if status not in EXPIRED or "deleted" in (message.headers or {}).get("Description", "").lower():
+            return message
+        if status not in EXPIRED:
             raise PullError(f"{status} {(message.headers or {}).get('Description', '')}".strip())
         return None
 
@@ -207,7 +215,3 @@ def dead_config() -> StreamConfig:
 def _status(message: Msg) -> str:
     """The status of a message that is none of the stream, or ""."""
     return "" if message.reply else (message.headers or {}).get("Status", "")
-
-
-async def _debug(error: Exception) -> None:
-    _log.debug("events server: %r", error)

@@ -92,7 +92,10 @@ def _fork_forever() -> None:
             continue
         signal.alarm(SECONDS)
         published_in, handled_in, url, how = json.loads(line)
-        asyncio.run(_work(published_in, handled_in, url, **how))
+        try:
+            asyncio.run(_work(published_in, handled_in, url, **how))
+        except (OSError, asyncpg.PostgresError, sa.exc.DBAPIError):
+            os._exit(1)  # the database is not there at its start: a runner starts it again
         os._exit(0)
 
 

@@ -265,3 +265,46 @@ async def test_a_method_that_needs_a_database_is_refused_without_one(events_url)
     with pytest.raises(TypeError, match="needs a database"):
         async with events.carry(None, Diary(), url=events_url):
             pass
+
+
+async def test_who_publishes_for_a_key_waits_for_who_did_before_to_commit(db, events_url):
+    """Else the second could commit first, and be sent first, with what the first was about to say."""
+
+    async def waits():
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with db.connection() as connection:
+            return (await connection.execute(sa.text(query))).scalar_one()
+
+    async with db.transaction() as connection:
+        await events.publish(connection, FoodsImported(data="a", foods=1))
+        second = asyncio.create_task(publish(db, "a", 2))
+        await publish(db, "b", 3)  # another key does not wait
+        await until(waits)
+    await second
+    async with events.carry(db, Diary(), url=events_url):
+
+        async def all_there():
+            return len(await notes(db)) == 3
+
+        await until(all_there)
+    assert [number for key, number in await notes(db) if key == "a"] == [1, 2]
+
+
+async def test_handlers_leave_half_of_the_pool_to_calls(postgres_url, events_url):
+    class Slow:
+        begun = 0
+
+        @events.subscribe(FoodsImported, group="slow")
+        async def take(self, event, connection):
+            self.begun += 1
+            await go_on.wait()
+
+    go_on, slow = asyncio.Event(), Slow()
+    async with database(url=postgres_url, pool=4) as db, events.carry(db, slow, url=events_url):
+        for number in range(12):
+            await publish(db, f"key-{number}", number)
+        await until(lambda: slow.begun == 2)
+        await publish(db, "more", 1, 2, 3)
+        assert slow.begun == 2
+        go_on.set()
+        await until(lambda: slow.begun == 15)
