@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import grpc
+import grpc.experimental
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
@@ -34,7 +35,7 @@ from nourish.food.v1 import food_pb2
 from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 from nourish.mesh.v1.control_pb2 import ApplyValuesRequest, GetMeshRequest, ValuesFile
 from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
-from nourish.mesh.v1.registry_pb2 import Endpoint, ReportEndpointsRequest
+from nourish.mesh.v1.registry_pb2 import ReportEndpointsRequest
 from nourish.mesh.v1.registry_pb2_grpc import RegistryServiceStub
 
 from bench import processes
@@ -42,7 +43,7 @@ from bench.report import goals
 from mesh.contract import Contract
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
-from mesh.runtime import options
+from mesh.runtime import notify, options
 from mesh.topology import Topology
 from mesh.values import CHART_VALUES, load
 from mesh.values import ValuesFile as Text
@@ -128,45 +129,51 @@ def _figures(rounds: list[dict[str, float]], path: str) -> dict[str, float]:
 @asynccontextmanager
 async def _paths(folder: Path) -> AsyncIterator[dict[str, Call]]:
     """All servers and channels at once; gives what calls each way."""
-    identity, food, port = _identities(folder / "identity"), _food(), _free_port()
-    content, control = folder / "food.json", folder / "control.sock"
-    content.write_text(json_format.MessageToJson(food))
-    with ExitStack() as stack:
-
-        def start(module: str, kind: str, *arguments: str, ready: Path) -> None:
-            stack.enter_context(processes.server(module, kind, *arguments, ready=ready))
-
-        start("mesh.xds", "--socket", f"unix:{control}", "--jwks", str(identity / "jwks.json"), ready=control)
-        async with grpc.aio.insecure_channel(f"unix:{control}") as channel:
-            await _tell(channel, port)
-        ready = {kind: folder / kind for kind in ("plain", "tls", "serve")}
-        start("bench.grpc_servers", "plain", str(ready["plain"]), str(content), ready=ready["plain"])
-        start("bench.grpc_servers", "tls", str(ready["tls"]), str(content), str(identity / "food"), ready=ready["tls"])
-        with _environment(_bootstrap(folder, "food"), identity / "food", f"127.0.0.1:{port}"):
-            start("bench.grpc_servers", "serve", str(ready["serve"]), str(content), ready=ready["serve"])
+    identity, food = _identities(folder / "identity"), _food()
+    with ExitStack() as servers:
+        plain, tls, proxyless = await _start(servers, folder, identity, food)
         async with AsyncExitStack() as channels:
-            await channels.enter_async_context(_xds(folder / "xds.sock", port, int(ready["plain"].read_text())))
+            await channels.enter_async_context(_xds(folder / "xds.sock", proxyless, plain))
 
             async def call(channel: grpc.aio.Channel) -> Call:
-                stub, request = (
-                    FoodServiceStub(await channels.enter_async_context(channel)),
-                    food_pb2.GetFoodRequest(name=food.name),
-                )
+                stub = FoodServiceStub(await channels.enter_async_context(channel))
+                request = food_pb2.GetFoodRequest(name=food.name)
                 await stub.GetFood(request, timeout=SECONDS, wait_for_ready=True)
                 return lambda: stub.GetFood(request, timeout=10, metadata=REQUEST_ID)
 
-            direct = grpc.aio.insecure_channel(f"127.0.0.1:{ready['plain'].read_text()}")
-            tls = _tls_channel(f"127.0.0.1:{ready['tls'].read_text()}", identity / "nutrition")
             with _environment(_bootstrap(folder, "nutrition", "xds.sock"), identity / "nutrition", ""):
-                how = options.CLIENT_WITHOUT_SIDECAR
-                xds = grpc.aio.secure_channel(TARGET, grpc.xds_channel_credentials(), options=how)
-                plain = grpc.aio.secure_channel(PLAIN, grpc.xds_channel_credentials(), options=how)
                 yield {
-                    "direct": await call(direct),
-                    "tls": await call(tls),
-                    "xds": await call(plain),
-                    "proxyless": await call(xds),
+                    "direct": await call(grpc.aio.insecure_channel(f"127.0.0.1:{plain}")),
+                    "tls": await call(_tls_channel(f"127.0.0.1:{tls}", identity / "nutrition")),
+                    "xds": await call(_xds_channel(PLAIN)),
+                    "proxyless": await call(_xds_channel(TARGET)),
                 }
+
+
+async def _start(servers: ExitStack, folder: Path, identity: Path, food: food_pb2.Food) -> tuple[int, int, int]:
+    """Starts a control plane, and food in each way; gives the ports of plain, tls and proxyless food."""
+    content, control = folder / "food.json", folder / "control.sock"
+    content.write_text(json_format.MessageToJson(food))
+
+    def start(module: str, kind: str, *arguments: str, ready: Path) -> Path:
+        servers.enter_context(processes.server(module, kind, *arguments, ready=ready))
+        return ready
+
+    start("mesh.xds", "--socket", f"unix:{control}", "--jwks", str(identity / "jwks.json"), ready=control)
+    async with grpc.aio.insecure_channel(f"unix:{control}") as channel:
+        await _tell(channel)
+    ports = []
+    for kind in ("plain", "tls"):
+        ready, more = folder / kind, (str(identity / "food"),) if kind == "tls" else ()
+        start("bench.grpc_servers", kind, str(ready), str(content), *more, ready=ready)
+        ports.append(int(ready.read_text()))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(folder / "notify.sock"))
+        with _environment(_bootstrap(folder, "food"), identity / "food", "127.0.0.1:0", told.getsockname()):
+            ready = folder / "serve"
+            start("bench.grpc_servers", "serve", str(ready), str(content), ready=ready)
+        said = told.recv(1000).decode()
+    return ports[0], ports[1], int(said.removeprefix(f"{notify.PORT}="))
 
 
 @asynccontextmanager
@@ -223,8 +230,8 @@ class _Static(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                 yield response
 
 
-async def _tell(channel: grpc.aio.Channel, port: int) -> None:
-    """The runner's part: values, and where food is."""
+async def _tell(channel: grpc.aio.Channel) -> None:
+    """The runner's part: values, and that there are no endpoints yet."""
     stub = ControlServiceStub(channel)
     await stub.GetMesh(GetMeshRequest(), timeout=SECONDS, wait_for_ready=True)
     texts = {"values.yaml": CHART_VALUES.read_text(), "bench.yaml": OVERLAY}
@@ -232,8 +239,7 @@ async def _tell(channel: grpc.aio.Channel, port: int) -> None:
     answer = await stub.ApplyValues(ApplyValuesRequest(files=files, timeout=Duration(seconds=SECONDS)))
     if not answer.applied:
         raise RuntimeError("; ".join(answer.errors))
-    food = Endpoint(service="food", instance="food-0", subset="stable", address="127.0.0.1", port=port)
-    await RegistryServiceStub(channel).ReportEndpoints(ReportEndpointsRequest(source="bench", endpoints=[food]))
+    await RegistryServiceStub(channel).ReportEndpoints(ReportEndpointsRequest(source="bench"))
 
 
 def _identities(folder: Path) -> Path:
@@ -260,13 +266,14 @@ def _bootstrap(folder: Path, service: str, control: str = "control.sock") -> Pat
 
 
 @contextmanager
-def _environment(bootstrap: Path, identity: Path, inbound: str) -> Iterator[None]:
+def _environment(bootstrap: Path, identity: Path, inbound: str, told: str = "") -> Iterator[None]:
     """What the runner gives a proxyless process, for those that are started within."""
     names = {
         "GRPC_XDS_BOOTSTRAP": str(bootstrap),
         "NOURISH_IDENTITY_DIR": str(identity),
         "NOURISH_INBOUND": inbound,
         "NOURISH_EGRESS": TARGET,
+        "NOTIFY_SOCKET": told,
     }
     os.environ.update(names)
     try:
@@ -276,14 +283,16 @@ def _environment(bootstrap: Path, identity: Path, inbound: str) -> Iterator[None
             del os.environ[name]
 
 
+def _xds_channel(target: str) -> grpc.aio.Channel:
+    # Without TLS in a cluster gRPC takes the fallback, by default TLS with the system's roots.
+    plaintext = grpc.experimental.insecure_channel_credentials() if target == PLAIN else None
+    return grpc.aio.secure_channel(
+        target, grpc.xds_channel_credentials(plaintext), options=options.CLIENT_WITHOUT_SIDECAR
+    )
+
+
 def _tls_channel(address: str, identity: Path) -> grpc.aio.Channel:
     trust, key, certificate = ((identity / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem"))
     credentials = grpc.ssl_channel_credentials(trust, key, certificate)
     # A SPIFFE certificate has no host name; this path is here for what TLS costs.
     return grpc.aio.secure_channel(address, credentials, options=[("grpc.ssl_target_name_override", "food")])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -228,9 +228,10 @@ class Mesh:
 
     def _workload(self, instance: Instance) -> Workload:
         self._paths.instance(instance.id).mkdir(mode=0o700, exist_ok=True)
+        proxy = self._envoy(instance)
         app = App(
             [sys.executable, "-m", "mesh.edge" if instance.service == EDGE else f"services.{instance.service}"],
-            lambda: self._environment(instance),
+            lambda: self._environment(instance, proxyless=proxy is None),
             cwd=self._root,
             listen=self._paths.app_socket(instance.id),
             log=self._paths.app_log(instance.id),
@@ -238,12 +239,7 @@ class Mesh:
         )
         # Later than at the start somebody is at work, with a fix to come: there is no giving up.
         patient = self._phase == "ready"
-        proxy = self._envoy(instance)
         return Workload(instance, proxy, app, changed=self._changed, report=self._say, patient=patient)
-
-    def _proxyless(self, instance: Instance) -> bool:
-        service = self._topology.services.get(instance.service)
-        return service is not None and service.data_plane == "proxyless"
 
     def _envoy(self, instance: Instance) -> Envoy | None:
         """The proxy of an instance; none for one that reads a bootstrap of its own."""
@@ -261,7 +257,8 @@ class Mesh:
             "INBOUND_ADDRESS": "127.0.0.1",
             "INBOUND_PORT": str(self._port if is_edge else 0),
         }
-        if self._proxyless(instance):
+        service = self._topology.services.get(instance.service)
+        if service and service.data_plane == "proxyless":
             bootstrap = render(self._root / "envoy" / "proxyless.json", variables)
             paths.xds_bootstrap(instance.id).write_text(bootstrap)
             return None
@@ -274,7 +271,7 @@ class Mesh:
             listener=EDGE if is_edge else "inbound",
         )
 
-    def _environment(self, instance: Instance) -> dict[str, str]:
+    def _environment(self, instance: Instance, *, proxyless: bool) -> dict[str, str]:
         """The contract with `mesh.runtime.environment`."""
         paths, service = self._paths, self._topology.services.get(instance.service)
         env = {
@@ -286,7 +283,7 @@ class Mesh:
             "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
             "NOURISH_CACHE_DIR": str(paths.cache),
         }
-        if self._proxyless(instance):
+        if proxyless:
             env["NOURISH_EGRESS"], env["NOURISH_INBOUND"] = "xds:///egress", "127.0.0.1:0"
             env["NOURISH_IDENTITY_DIR"] = str(paths.identity / instance.service)
             env["GRPC_XDS_BOOTSTRAP"] = str(paths.xds_bootstrap(instance.id))

@@ -23,13 +23,13 @@ from google.protobuf import wrappers_pb2
 
 from mesh.contract import Method
 from mesh.xds import endpoints, pb
+from mesh.xds.listeners import HCM
 from mesh.xds.plan import Callee, NodePlan, Target
 from mesh.xds.policies import balancing, canary, jwt, rbac, timeouts, tls
 from mesh.xds.routes import EGRESS, INBOUND
 
 # The certificate provider of the process's bootstrap: the files of its identity, read again each second.
 PROVIDER = "identity"
-HCM = "envoy.filters.network.http_connection_manager"
 ROUTER = pb.http_filter("envoy.filters.http.router", router_pb2.Router())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mesh.local.notify import NotifySocket
+from mesh.runtime import notify
 
 
 @pytest.fixture
@@ -34,6 +35,22 @@ async def test_status_lines_and_readiness_arrive(folder: Path) -> None:
     send(listener.path, "STATUS=done\nREADY=1\nUNKNOWN=x")
     await asyncio.wait_for(listener.ready.wait(), 5)
     assert said == ["importing: 1 of 2", "done"]
+    listener.close()
+
+
+async def test_a_process_without_a_sidecar_says_where_it_takes_calls(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the runtime words it, and no longer when the next run begins."""
+    listener = NotifySocket(folder / "notify.sock", lambda _: None)
+    await listener.open()
+    monkeypatch.setenv("NOTIFY_SOCKET", str(listener.path))
+    notify.bound(40123)
+    notify.ready()
+    await asyncio.wait_for(listener.ready.wait(), 5)
+    assert listener.port == 40123
+    await listener.open()
+    assert listener.port is None
     listener.close()
 
 

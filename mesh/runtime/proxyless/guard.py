@@ -121,8 +121,8 @@ class Guard(grpc.aio.ServerInterceptor):
         """The headers for the handler; refuses what may not be called."""
         caller = _caller(context.auth_context())
         sent = context.invocation_metadata() or ()
-        if caller is None:  # on the private socket, where whoever started the process asks how and what it is
-            if not path.startswith(PRIVATE):
+        if caller is None:  # on the private socket whoever started the process asks how and what it is
+            if not (path.startswith(PRIVATE) and context.peer().startswith("unix:")):
                 raise RefusedError(grpc.StatusCode.PERMISSION_DENIED, "the caller has no identity of this mesh")
             return tuple(sent)
         rules = self._inbound.rules

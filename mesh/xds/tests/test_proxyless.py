@@ -67,7 +67,7 @@ async def test_calls_services_behind_sidecars_as_itself(lab: Lab) -> None:
     assert (await lab.apply(values(front="proxyless"))).applied
     await stores(lab, "store-0", "store-canary-0")
     async with bare.client(lab, "front-0") as channel:
-        assert await call(channel, GET) == b"store-0"
+        assert await poll(lambda: call(channel, GET)) == b"store-0"
         for weight in (10, 90):
             answer = await lab.apply(values(front="proxyless", weight=weight))
             assert (answer.applied, list(answer.proxies), list(answer.errors)) == (True, ["front-0"], [])
@@ -155,7 +155,7 @@ async def test_a_wrong_identity_is_refused_on_either_side(lab: Lab, identity: Pa
     assert (await lab.apply(values(**both))).applied
     async with bare.server(lab, "store-0") as store, bare.client(lab, "front-0") as front:
         await lab.report("store-0", wait=True)
-        assert await call(front, GET) == b"store-0"
+        assert await poll(lambda: call(front, GET)) == b"store-0"
         async with await direct(identity, store, "intruder") as channel:  # type: ignore[arg-type]
             for path in (GET, "/grpc.health.v1.Health/Check"):
                 assert await code(channel, path) == Code.PERMISSION_DENIED
@@ -187,7 +187,7 @@ async def test_outlives_the_control_plane(lab: Lab) -> None:
     assert (await lab.apply(values(**both))).applied
     async with bare.server(lab, "store-0"), bare.client(lab, "front-0") as front:
         await lab.report("store-0", wait=True)
-        assert await call(front, GET) == b"store-0"
+        assert await poll(lambda: call(front, GET)) == b"store-0"
         await lab.stop_control()
         assert {await call(front, GET) for _ in range(50)} == {b"store-0"}
         await lab.start_control()
@@ -271,6 +271,7 @@ async def test_the_root_is_replaced_under_calls(lab: Lab, home: Paths) -> None:
             taken = asyncio.create_task(credentials.leave_word(folder, home.instance(id) / credentials.TAKEN))
             stack.callback(taken.cancel)
         await lab.report("store-0", wait=True)
+        await poll(lambda: call(front, GET))
         rotating = asyncio.create_task(rotate_root(authority, lambda: lagging(home)))
         calls = 0
         while not rotating.done():
