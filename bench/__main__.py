@@ -1,33 +1,13 @@
 """`python -m bench [NAME ...]`: measures these, or all, and writes results/ and README.md. A new one is added here."""
 
 import sys
+from importlib import import_module
 
-from bench import (
-    event_kills,
-    events,
-    fleet,
-    outage,
-    paths,
-    proxyless,
-    report,
-    restarts,
-    rollout,
-    rotations,
-    sidecars,
-)
+from bench import report
 
-BENCHES: dict[str, report.Bench] = {
-    "events": events,
-    "event_kills": event_kills,
-    "fleet": fleet,
-    "outage": outage,
-    "paths": paths,
-    "proxyless": proxyless,
-    "restarts": restarts,
-    "rollout": rollout,
-    "rotations": rotations,
-    "sidecars": sidecars,
-}
+ENGINES = ("event_kills", "events")
+MESH = ("fleet", "outage", "paths", "proxyless", "restarts", "rollout", "rotations", "sidecars")
+BENCHES: dict[str, report.Bench] = {name: import_module(f"bench.{name}") for name in (*ENGINES, *MESH)}
 
 for name in sys.argv[1:] or BENCHES:
     report.save(name, BENCHES[name].run())

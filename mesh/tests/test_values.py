@@ -206,6 +206,9 @@ def test_a_mistake_in_the_rest_is_named_too(text: str, problem: str) -> None:
     [
         ("traffic: {faults: {abort: {}}}", "0.yaml:4: services.food.traffic.faults: they happen at a sidecar"),
         ("traffic: {rates: {read: {perSecond: 1}}}", "0.yaml:4: services.food.traffic.rates: a sidecar counts them"),
+        ("traffic: {concurrency: {adaptive: true}}", "0.yaml:4: services.food.traffic.concurrency: a sidecar sheds"),
+        ("limits: {maxRequestBytes: 1000000}", "0.yaml:4: services.food.limits.maxRequestBytes: a sidecar limits them"),
+        ("limits: {connectionSeconds: 60}", "0.yaml:4: services.food.limits.connectionSeconds: a sidecar limits them"),
     ],
 )
 def test_what_a_service_needs_its_sidecar_for_is_refused_without_one(stanza: str, problem: str) -> None:
@@ -219,6 +222,8 @@ def test_what_a_service_needs_its_sidecar_for_is_refused_without_one(stanza: str
         ("traffic: {balancing: random}", "traffic.balancing"),
         ("traffic: {mirror: {percent: 5}}\ncanary: {replicas: 1}", "traffic.mirror.percent"),
         ("traffic: {outliers: {consecutiveErrors: 3}}", "traffic.outliers"),
+        ("traffic: {zone: own}", "traffic.zone"),
+        ("canary: {replicas: 1, sticky: user}", "canary.sticky"),
         ("limits: {maxConnections: 7}", "limits.maxConnections"),
         ("limits: {maxPendingRequests: 7}", "limits.maxPendingRequests"),
     ],

@@ -26,6 +26,7 @@ SUPPORT: dict[str, tuple[Literal["same", "differs", "refused"], str]] = {
     "limits.maxRequests": ("same", "of each process and subset"),
     "faults at a callee with a sidecar": ("same", "they happen there"),
     "rates at a callee with a sidecar": ("same", "they are counted there"),
+    "concurrency and sizes at a callee with a sidecar": ("same", "they are limited there"),
     "balancing leastRequest": ("differs", "gRPC has none: its calls go round"),
     "retries": ("differs", "gRPC repeats what certainly did not start, and nothing else"),
     "health": ("differs", "who reports an instance says if it is well, and a connection that breaks; nobody else asks"),
@@ -34,14 +35,25 @@ SUPPORT: dict[str, tuple[Literal["same", "differs", "refused"], str]] = {
     "statistics and access log": ("differs", "the process has none; its callers' and callees' sidecars go on"),
     "balancing random": ("refused", "its caller {caller} is proxyless, and gRPC cannot; take roundRobin or ringHash"),
     "mirroring": ("refused", "its caller {caller} is proxyless, and gRPC sends no copies"),
+    "canary.sticky": ("refused", "its caller {caller} is proxyless, and gRPC draws a subset for each call"),
+    "traffic.zone": ("refused", "its caller {caller} is proxyless, and is told of no zones"),
     "outliers": ("refused", "its caller {caller} is proxyless, and ejects nobody"),
     "limits.maxConnections": ("refused", "its caller {caller} is proxyless, and gRPC limits calls alone"),
     "limits.maxPendingRequests": ("refused", "its caller {caller} is proxyless, and gRPC limits calls alone"),
     "faults": ("refused", "they happen at a sidecar, and this service is proxyless"),
     "rates": ("refused", "a sidecar counts them, and this service is proxyless"),
+    "concurrency": ("refused", "a sidecar sheds calls, and this service is proxyless"),
+    "connections and sizes": ("refused", "a sidecar limits them, and this service is proxyless"),
     "hedging": ("refused", "gRPC's xDS has no hedging, which the contract of {method} asks for"),
     "mesh record, mesh rollout": ("refused", "by the command: there is no sidecar to tap, or that counts"),
     "mesh call --as, mesh config --live": ("refused", "by the command: there is no sidecar to ask"),
+}
+
+_OF_A_SIDECAR = {
+    "connection_seconds": "connectionSeconds",
+    "streams_per_connection": "streamsPerConnection",
+    "max_request_bytes": "maxRequestBytes",
+    "max_response_bytes": "maxResponseBytes",
 }
 
 
@@ -53,6 +65,11 @@ def refusals(service: Service, topology: Topology) -> Iterator[tuple[Path, str]]
             yield (*path, "traffic", "faults"), _sentence("faults")
         if service.traffic.rates.limited:
             yield (*path, "traffic", "rates"), _sentence("rates")
+        if service.traffic.concurrency.adaptive:
+            yield (*path, "traffic", "concurrency"), _sentence("concurrency")
+        for name, key in _OF_A_SIDECAR.items():
+            if getattr(service.limits, name) != getattr(Limits(), name):
+                yield (*path, "limits", key), _sentence("connections and sizes")
     callers = (topology.services[name] for name in topology.callers[service.name])
     if caller := next((c.name for c in callers if c.data_plane == "proxyless"), None):
         for feature, where in _asked(service):
@@ -76,6 +93,10 @@ def _asked(service: Service) -> Iterator[tuple[str, Path]]:
     usual = Limits()
     if service.traffic.balancing == "random":
         yield "balancing random", ("traffic", "balancing")
+    if service.canary.sticky != "none":
+        yield "canary.sticky", ("canary", "sticky")
+    if service.traffic.zone != "any":
+        yield "traffic.zone", ("traffic", "zone")
     if service.traffic.mirror.percent:
         yield "mirroring", ("traffic", "mirror", "percent")
     if service.traffic.outliers != Outliers():

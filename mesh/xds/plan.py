@@ -41,7 +41,7 @@ class Node:
     @classmethod
     def without_proxy(cls, id: str, service: str, subset: str) -> Node:
         """A process that is its own proxy."""
-        return cls(id, service, subset, "", "", "", "", 0, "proxyless")
+        return cls(id, service, subset, "", "", "", "", 0, data_plane="proxyless")
 
     @classmethod
     def parse(cls, node: Any) -> Node:

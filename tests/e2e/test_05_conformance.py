@@ -18,7 +18,7 @@ from nourish.error.v1.reason_pb2 import Reason
 from nourish.food.v1 import food_pb2 as _food  # noqa: F401 - makes its messages known
 from nourish.profile.v1 import profile_pb2 as _profile  # noqa: F401
 
-TABLES = Path(__file__).parent / "conformance"
+TABLES = Path(__file__).parents[1] / "conformance"
 ENGINE_WORDS = ("upstream", "envoy", "jwt", "rbac", "sqlalchemy", "asyncpg", "traceback", "python")
 
 
