@@ -3,11 +3,28 @@
 A service is `serve(FoodService(store))` and nothing left to remember; CONTRIBUTING has the three edits that add one.
 """
 
-from mesh.runtime import auth, errors, notify, pages
+from mesh.runtime import auth, errors, masks, notify, pages
 from mesh.runtime.app import run
 from mesh.runtime.client import call
 from mesh.runtime.db import Database, database
-from mesh.runtime.server import Context, serve
+from mesh.runtime.handlers import Context
+from mesh.runtime.pools import blocking, computing
+from mesh.runtime.server import serve
 from mesh.runtime.settings import settings
 
-__all__ = ["Context", "Database", "auth", "call", "database", "errors", "notify", "pages", "run", "serve", "settings"]
+__all__ = [
+    "Context",
+    "Database",
+    "auth",
+    "blocking",
+    "call",
+    "computing",
+    "database",
+    "errors",
+    "masks",
+    "notify",
+    "pages",
+    "run",
+    "serve",
+    "settings",
+]

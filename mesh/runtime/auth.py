@@ -6,6 +6,7 @@ token and the client certificate, and is the only one that reaches the process's
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -33,9 +34,10 @@ class Principal:
 class CallInfo:
     """What came with the call that this task serves, and what its own calls pass on."""
 
-    deadline: float = 0.0  # event-loop time; 0 for none
+    deadline: float = 0.0  # event-loop time, which is the monotonic clock; 0 for none
     headers: dict[str, str] = field(default_factory=dict)
     bounded: bool = False  # the caller sent a deadline, at which gRPC itself cancels the handler
+    method: str = ""  # "/nourish.food.v1.FoodService/GetFood"
 
     @property
     def request_id(self) -> str:
@@ -56,6 +58,12 @@ def principal() -> Principal:
         scopes=frozenset(headers.get(SCOPES_HEADER, "").replace(",", " ").split()),
         caller=uri.rpartition("/sa/")[2],
     )
+
+
+def time_left() -> float | None:
+    """Seconds until the deadline of the current call, None if it has none. In a pool of `mesh.runtime.pools` too."""
+    deadline = current.get().deadline
+    return max(deadline - time.monotonic(), 0.0) if deadline else None
 
 
 def user() -> str:

@@ -16,19 +16,12 @@ import grpc
 from google.protobuf import descriptor_pool
 from nourish.mesh.v1 import policy_pb2
 
-from mesh.runtime import auth
-from mesh.runtime.server import MAX_MESSAGE_BYTES
+from mesh.runtime import auth, options
 from mesh.runtime.settings import required, settings
 
 Stub = TypeVar("Stub")
 _PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
 _KEY_HEADER = "x-nourish-key"
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_retries", 0),  # one layer retries: the sidecar
-    ("grpc.default_authority", "mesh"),
-)
 
 
 def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
@@ -43,11 +36,11 @@ def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
 @cache
 def egress() -> grpc.aio.Channel:
     """The channel of this process to its sidecar. Opened on first use, never closed before the process ends."""
-    return passing_on(grpc.aio.insecure_channel(required(settings().egress, "NOURISH_EGRESS"), options=_OPTIONS))
+    return passing_on(grpc.aio.insecure_channel(required(settings().egress, "NOURISH_EGRESS"), options=options.CLIENT))
 
 
 def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:
-    """Returns `channel` such that every unary call on it carries what the request being served passes on."""
+    """Returns `channel` such that every call on it carries what the request being served passes on."""
     return _PassingOn(channel)
 
 
@@ -58,16 +51,18 @@ class _PassingOn(grpc.aio.Channel):
         self._channel = channel
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), method)
+        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), _hash_field(method))
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), method)
+        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), _hash_field(method))
+
+    # No key where the requests are a stream: the headers go out before the first of them.
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs), method)
+        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs))
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs), method)
+        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs))
 
     async def __aenter__(self) -> _PassingOn:
         return self
@@ -104,9 +99,7 @@ def _hash_key(field: str, request: Any) -> tuple[tuple[str, str], ...]:
     return ((_KEY_HEADER, hashlib.blake2b(str(value).encode(), digest_size=8).hexdigest()),) if value else ()
 
 
-def _with_call_info(inner: Callable[..., Any], path: str) -> Callable[..., Any]:
-    field = _hash_field(path)
-
+def _with_call_info(inner: Callable[..., Any], field: str = "") -> Callable[..., Any]:
     def multicallable(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         info = auth.current.get()
         if info.deadline:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.runtime import pages
+from mesh.runtime import health, pages, unit
 from mesh.runtime.settings import required, settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # A statement that outlives every deadline of the contract (5 minutes at most) is a defect; imports lift it.
 STATEMENT_TIMEOUT_MS = 300_000
+_OWN_MIGRATIONS = Path(__file__).parent / "migrations"  # of the tables that the runtime keeps in every database
 _LOST = "the database cannot be reached"
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
 
@@ -41,17 +43,22 @@ class Database:
             ConnectionError: the server cannot be reached, or was lost in between.
         """
         with _told_as_lost():
-            async with self.engine.begin() as connection:
+            joined = unit.of(self.engine)
+            async with joined.block() if joined else self.engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that commits each statement by itself: for reads.
+        """A connection that commits each statement by itself, or with the unit of work it is part of: for reads.
 
         Raises:
             ConnectionError: as `transaction`.
         """
         with _told_as_lost():
+            if joined := unit.of(self.engine):
+                async with joined.block() as connection:
+                    yield connection
+                return
             async with self.engine.connect() as connection:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -65,6 +72,10 @@ class Database:
             ConnectionError: as `transaction`.
         """
         with _told_as_lost():
+            if joined := unit.of(self.engine):
+                async with joined.block() as taken:
+                    yield (await taken.get_raw_connection()).driver_connection  # type: ignore[misc]
+                return
             proxy = await self.engine.raw_connection()
             connection: asyncpg.Connection[Any] = proxy.driver_connection  # type: ignore[assignment]
             try:
@@ -77,6 +88,28 @@ class Database:
                 raise
             finally:
                 proxy.close()
+
+    @asynccontextmanager
+    async def unit_of_work(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction of all that is done here until the end of the block, by whatever means of this class.
+
+        Raises:
+            ConnectionError: as `transaction`.
+        """
+        with _told_as_lost():
+            async with unit.of_work(self.engine) as connection:
+                yield connection
+
+    async def answers(self) -> None:
+        """Returns if the server answers; a pool that is all at work says so itself.
+
+        Raises:
+            ConnectionError: as `transaction`.
+        """
+        pool: QueuePool = self.engine.sync_engine.pool  # type: ignore[assignment]
+        if pool.checkedout() < pool.size():
+            async with self.connection() as connection:
+                await connection.execute(sa.text("SELECT 1"))
 
 
 @contextmanager
@@ -118,27 +151,42 @@ async def database(
             await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.commit()
             try:
+                await connection.run_sync(_migrate, _OWN_MIGRATIONS, "runtime_version")
                 if migrations:
-                    await connection.run_sync(_migrate, migrations)
+                    await connection.run_sync(_migrate, migrations, "alembic_version")
                 pages.configure(await _page_key(connection))
             finally:
                 await connection.rollback()
                 await connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
                 await connection.commit()
-        yield Database(engine)
+        opened = Database(engine)
+        _opened.append(opened)
+        try:
+            with health.needing("database", opened.answers):
+                yield opened
+        finally:
+            _opened.remove(opened)
     finally:
         await engine.dispose()
 
 
-def _migrate(connection: sa.Connection, migrations: Path) -> None:
-    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without migrations does not pay
+_opened: list[Database] = []
+
+
+def current() -> Database | None:
+    """The open database of this process, the last if a test has several."""
+    return _opened[-1] if _opened else None
+
+
+def _migrate(connection: sa.Connection, migrations: Path, table: str) -> None:
+    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without a database does not pay
     from alembic.config import Config  # noqa: PLC0415
 
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = Config(attributes={"connection": connection, "table": table})
+    config.set_main_option("script_location", str(_OWN_MIGRATIONS))
     config.set_main_option("version_locations", str(migrations / "versions"))
     config.set_main_option("path_separator", "newline")
-    command.upgrade(config, "head")
+    command.upgrade(config, "heads")
     connection.commit()
 
 

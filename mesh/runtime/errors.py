@@ -48,6 +48,7 @@ class ServiceError(Exception):
         message: one sentence for people, without secrets.
         metadata: facts for programs, sent as ErrorInfo.metadata.
         violations: (field, description) pairs, sent as BadRequest.
+        retry_seconds: when to call again at the earliest, sent as RetryInfo.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class ServiceError(Exception):
         *,
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[tuple[str, str]] = (),
+        retry_seconds: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
+        self.retry_seconds = retry_seconds
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -97,6 +100,26 @@ def etag_mismatch(name: str) -> ServiceError:
     return ServiceError(Reason.REASON_ETAG_MISMATCH, text, metadata={"name": name})
 
 
+def request_id_reused() -> ServiceError:
+    """The request_id came before with another body."""
+    return ServiceError(
+        Reason.REASON_REQUEST_ID_REUSED,
+        "request_id was used before with another body: make a new one for each new request",
+        violations=[("request_id", "was used before with another body")],
+    )
+
+
+def conflict() -> ServiceError:
+    """Another change of the same rows came between; nothing was changed."""
+    return ServiceError(Reason.REASON_CONFLICT, "another change came between: repeat the call")
+
+
+def overloaded(retry_seconds: float) -> ServiceError:
+    """As much runs here as may; nothing was done for this call."""
+    text = _FIXED_TEXTS[grpc.StatusCode.RESOURCE_EXHAUSTED]
+    return ServiceError(Reason.REASON_RESOURCE_EXHAUSTED, text, retry_seconds=retry_seconds)
+
+
 def failed_precondition(message: str) -> ServiceError:
     """What the call needs is not complete yet."""
     return ServiceError(Reason.REASON_FAILED_PRECONDITION, message)
@@ -110,6 +133,37 @@ def permission_denied(message: str) -> ServiceError:
 def unauthenticated(message: str = "this needs a signed-in user: send `Authorization: Bearer <token>`") -> ServiceError:
     """No verified user came with the call."""
     return ServiceError(Reason.REASON_UNAUTHENTICATED, message)
+
+
+def from_exception(error: BaseException) -> ServiceError | status_pb2.Status | None:
+    """What an exception that left a handler means for the caller; None if it is a defect of ours."""
+    while isinstance(error, BaseExceptionGroup):  # of a TaskGroup: the first failure cancelled the others
+        error = error.exceptions[0]
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc_error(error)
+    if isinstance(error, TimeoutError):
+        return deadline_exceeded()
+    if isinstance(error, ConnectionError):
+        return unavailable()
+    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)  # SQLAlchemy's exceptions wrap the driver's
+    return _from_sqlstate(sqlstate) if isinstance(sqlstate, str) else None
+
+
+def _from_sqlstate(sqlstate: str) -> ServiceError | None:
+    """PostgreSQL's classes of errors that a caller can act on; its texts name tables, and stay here."""
+    match sqlstate:
+        case "23505":  # unique_violation
+            return ServiceError(Reason.REASON_ALREADY_EXISTS, "it exists already")
+        case "40001" | "40P01" | "55P03":  # serialization_failure, deadlock_detected, lock_not_available
+            return conflict()
+        case "57014":  # query_canceled: the statement took too long
+            return deadline_exceeded()
+        case "22021" | "22P05":  # character_not_in_repertoire, untranslatable_character
+            return violations([("", "a text has a character that cannot be stored")])
+    # Connections, resources, operator intervention; read_only_sql_transaction: a standby that was the primary.
+    return unavailable() if sqlstate[:2] in ("08", "53", "57") or sqlstate == "25006" else None
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError | status_pb2.Status | None:
@@ -144,6 +198,11 @@ def unavailable() -> ServiceError:
     return ServiceError(Reason.REASON_UNAVAILABLE, _FIXED_TEXTS[grpc.StatusCode.UNAVAILABLE])
 
 
+def unimplemented(method: str) -> ServiceError:
+    """The contract has the method, this process does not."""
+    return ServiceError(Reason.REASON_UNIMPLEMENTED, f"{method} is not implemented", metadata={"method": method})
+
+
 def internal() -> ServiceError:
     """A defect on our side; the original is in the log."""
     return ServiceError(Reason.REASON_INTERNAL, INTERNAL_TEXT)
@@ -156,6 +215,10 @@ def to_status(error: ServiceError, request_id: str) -> status_pb2.Status:
     if error.violations:
         found = [{"field": field, "description": description} for field, description in error.violations]
         details.append(error_details_pb2.BadRequest(field_violations=found))
+    if error.retry_seconds:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
+        details.append(retry)
     if request_id:
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message)

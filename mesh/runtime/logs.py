@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard output, with the instance and the request id."""
+"""Structured logs: one JSON object a line on standard output, with the instance and the call that it is about."""
 
 from __future__ import annotations
 
@@ -25,12 +25,25 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "logger": record.name,
         }
-        if request_id := auth.current.get().request_id:
-            line["request_id"] = request_id
+        line.update(_call())
         line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def _call() -> dict[str, str]:
+    call = auth.current.get()
+    if not call.method:
+        return {}
+    principal = auth.principal()
+    facts = {
+        "request_id": call.request_id,
+        "method": call.method,
+        "caller": principal.caller,
+        "user": principal.user or "",
+    }
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def configure(level: int = logging.INFO) -> None:

@@ -1,29 +1,27 @@
 """What happens around every handler. MIDDLEWARE is the whole list, outermost first.
 
-Each entry wraps a unary handler once, at registration, so that a call costs a chain of awaits and no look-ups.
+Each entry wraps a handler once, at registration, so that a call costs a chain of awaits and no look-ups. It is the same
+list for calls and streams: `handlers` gives both one shape.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import protovalidate
-from google.protobuf import descriptor
-from google.protobuf.message import Message
 from google.rpc import status_pb2
-from nourish.mesh.v1 import policy_pb2
 
 from mesh.runtime import auth, errors
+from mesh.runtime.answers import Answers
 from mesh.runtime.auth import CallInfo
 from mesh.runtime.errors import ServiceError
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Callable[[Any, Context], Awaitable[Any]]
+from mesh.runtime.handlers import MALFORMED, Context, Handler, MethodInfo
+from mesh.runtime.running import Running
 
 _log = logging.getLogger("mesh.runtime")
 _validator = protovalidate.Validator()
@@ -41,38 +39,25 @@ _KEPT = frozenset(
 
 
 @dataclass(frozen=True)
-class MethodInfo:
-    """What the contract says of the method that is wrapped."""
+class Server:
+    """What the methods of one server share."""
 
-    path: str
-    deadline_seconds: float  # 0 if the contract gives none (health, reflection)
-    needs_user: bool
-    scopes: frozenset[str]
-
-    @classmethod
-    def of(cls, method: descriptor.MethodDescriptor) -> MethodInfo:
-        """Reads the policy of a method."""
-        policy = method.GetOptions().Extensions[policy_pb2.method]
-        return cls(
-            path=f"/{method.containing_service.full_name}/{method.name}",
-            deadline_seconds=policy.deadline.seconds + policy.deadline.nanos / 1e9,
-            needs_user=policy.access == policy_pb2.ACCESS_USER,
-            scopes=frozenset(policy.scopes),
-        )
+    running: Running
+    answers: Answers | None = None  # None for a service without a database
 
 
-def with_call_info(handler: Handler, method: MethodInfo) -> Handler:
+def with_call_info(handler: Handler, method: MethodInfo, server: Server) -> Handler:
     """Makes headers and deadline of the call known to the task: `auth`, logs and outgoing calls read them."""
     longest = method.deadline_seconds
 
     async def wrapped(request: Any, context: Context) -> Any:
         remaining = context.time_remaining()
-        bounded = remaining is not None
+        bounded = remaining is not None and not (longest and remaining > longest)
         headers = {k: v for k, v in context.invocation_metadata() or () if k in _KEPT and isinstance(v, str)}
-        if remaining is None or remaining <= 0 or (longest and remaining > longest):
+        if remaining is None or remaining <= 0 or not bounded:
             remaining = longest
         deadline = asyncio.get_running_loop().time() + remaining if remaining else 0.0
-        token = auth.current.set(CallInfo(deadline, headers, bounded))
+        token = auth.current.set(CallInfo(deadline, headers, bounded, method.path))
         try:
             return await handler(request, context)
         finally:
@@ -81,45 +66,65 @@ def with_call_info(handler: Handler, method: MethodInfo) -> Handler:
     return wrapped
 
 
-def with_errors(handler: Handler, method: MethodInfo) -> Handler:
+def with_errors(handler: Handler, method: MethodInfo, server: Server) -> Handler:
     """Turns every exception into one status; see `errors`."""
 
     async def wrapped(request: Any, context: Context) -> Any:
         try:
             return await handler(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
+        except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError as error:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr] # a handler runs in a task
+                raise
+            status = _status_of(error)  # of something that the handler waited for; gRPC would never answer
         except Exception as error:  # noqa: BLE001 - the one place where anything may arrive
-            status = _status_of(error, method)
+            status = _status_of(error)
         metadata = ((errors.STATUS_DETAILS, status.SerializeToString()),)
         await context.abort(errors.GRPC_CODES[status.code], status.message, metadata)
 
     return wrapped
 
 
-def _status_of(error: Exception, method: MethodInfo) -> status_pb2.Status:
-    known: ServiceError | status_pb2.Status | None
-    if isinstance(error, ServiceError):
-        known = error
-    elif isinstance(error, grpc.aio.AioRpcError):
-        known = errors.from_rpc_error(error)
-        _log.warning("a call to another service failed", extra={"method": method.path, "error": str(error)})
-    elif isinstance(error, TimeoutError):
-        known = errors.deadline_exceeded()
-    elif isinstance(error, ConnectionError):
-        known = errors.unavailable()
-        _log.error("an engine is not reachable", extra={"method": method.path}, exc_info=error)
-    else:
-        known = None
+def _status_of(error: BaseException) -> status_pb2.Status:
+    known = errors.from_exception(error)
     if known is None:
-        _log.error("unexpected error", extra={"method": method.path}, exc_info=error)
+        _log.error("unexpected error", exc_info=error)
         known = errors.internal()
+    elif not isinstance(error, ServiceError):
+        _log.warning("the call failed on what it needs", extra={"error": f"{type(error).__name__}: {error}"})
     if isinstance(known, status_pb2.Status):
         return known
     return errors.to_status(known, auth.current.get().request_id)
 
 
-def with_deadline(handler: Handler, method: MethodInfo) -> Handler:
+def with_limit(handler: Handler, method: MethodInfo, server: Server) -> Handler:
+    """Refuses a call before any work when as many run as may; the caller is told when to try again."""
+    running, stream = server.running, method.streams
+
+    async def wrapped(request: Any, context: Context) -> Any:
+        running.enter(stream=stream)
+        try:
+            return await handler(request, context)
+        finally:
+            running.leave(stream=stream)
+
+    return wrapped
+
+
+def with_drain(handler: Handler, method: MethodInfo, server: Server) -> Handler:
+    """Bounds how long a stream still runs once the process is told to stop; a call has its deadline."""
+    if not method.streams:
+        return handler
+
+    async def wrapped(request: Any, context: Context) -> Any:
+        async with server.running.until_drained():
+            return await handler(request, context)
+
+    return wrapped
+
+
+def with_deadline(handler: Handler, method: MethodInfo, server: Server) -> Handler:
     """Stops the handler, and its database statement, when the caller's deadline or the contract's has passed."""
 
     async def wrapped(request: Any, context: Context) -> Any:
@@ -132,7 +137,7 @@ def with_deadline(handler: Handler, method: MethodInfo) -> Handler:
     return wrapped
 
 
-def with_principal(handler: Handler, method: MethodInfo) -> Handler:
+def with_principal(handler: Handler, method: MethodInfo, server: Server) -> Handler:
     """Refuses a user's method without a user or its scopes; the sidecar does too, this holds without one."""
     if not method.needs_user:
         return handler
@@ -147,17 +152,35 @@ def with_principal(handler: Handler, method: MethodInfo) -> Handler:
     return wrapped
 
 
-def with_validation(handler: Handler, method: MethodInfo) -> Handler:
-    """Refuses a request that breaks the field limits of the contract, naming every field."""
+def with_validation(handler: Handler, method: MethodInfo, server: Server) -> Handler:
+    """Refuses a request that breaks the field limits of the contract, naming every field.
 
-    async def wrapped(request: Message, context: Context) -> Any:
-        try:
-            _validator.validate(request)
-        except protovalidate.ValidationError as error:
-            raise errors.violations([_violation(v.proto) for v in error.violations]) from None
+    A stream is judged message by message, as the handler iterates over it: one that reads by `context.read` goes round
+    this.
+    """
+
+    async def each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            _validate(request)
+            yield request
+
+    async def one(request: Any, context: Context) -> Any:
+        _validate(request)
         return await handler(request, context)
 
-    return wrapped
+    async def stream(requests: AsyncIterator[Any], context: Context) -> Any:
+        return await handler(each(requests), context)
+
+    return stream if method.streams_requests else one
+
+
+def _validate(request: Any) -> None:
+    if request is MALFORMED:
+        raise errors.invalid("", "the request is not a message of the contract's type")
+    try:
+        _validator.validate(request)
+    except protovalidate.ValidationError as error:
+        raise errors.violations([_violation(v.proto) for v in error.violations]) from None
 
 
 def _violation(violation: Any) -> tuple[str, str]:
@@ -169,12 +192,35 @@ def _violation(violation: Any) -> tuple[str, str]:
     return path, violation.message or violation.rule_id
 
 
-Middleware = Callable[[Handler, MethodInfo], Handler]
-MIDDLEWARE: tuple[Middleware, ...] = (with_call_info, with_errors, with_deadline, with_principal, with_validation)
+def with_idempotency(handler: Handler, method: MethodInfo, server: Server) -> Handler:
+    """Answers a repeat, by its request_id, with what the first call was answered; see `answers`."""
+    answers = server.answers
+    if answers is None or not method.takes_request_id:
+        return handler
+
+    async def wrapped(request: Any, context: Context) -> Any:
+        if not request.request_id:
+            return await handler(request, context)
+        return await answers.once(method, request, lambda: handler(request, context))
+
+    return wrapped
 
 
-def wrap(handler: Handler, method: MethodInfo) -> Handler:
+Middleware = Callable[[Handler, MethodInfo, Server], Handler]
+MIDDLEWARE: tuple[Middleware, ...] = (
+    with_call_info,
+    with_errors,
+    with_limit,
+    with_deadline,
+    with_drain,
+    with_principal,
+    with_validation,
+    with_idempotency,
+)
+
+
+def wrap(handler: Handler, method: MethodInfo, server: Server) -> Handler:
     """Returns `handler` with all of MIDDLEWARE around it."""
     for middleware in reversed(MIDDLEWARE):
-        handler = middleware(handler, method)
+        handler = middleware(handler, method, server)
     return handler

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from mesh.runtime import notify
-from mesh.runtime.middleware import Context, MethodInfo, wrap
+from mesh.runtime import notify, options
+from mesh.runtime.answers import Answers, StoredAnswers
+from mesh.runtime.db import current as current_database
+from mesh.runtime.handlers import MethodInfo, is_implemented, register, shaped
+from mesh.runtime.health import Watch
+from mesh.runtime.middleware import Server, wrap
+from mesh.runtime.running import DRAIN_SECONDS, Running
 from mesh.runtime.settings import required, settings
-
-__all__ = ["Context", "build_server", "serve"]
-
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-DRAIN_SECONDS = 15.0
-# Keep-alive is the sidecar's business: both ends of this connection are on one machine.
-OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),
-)
 
 _log = logging.getLogger("mesh.runtime")
 
 
 async def serve(*servicers: object, address: str | None = None) -> None:
-    """Serves generated servicers until SIGTERM or SIGINT, then drains: health says NOT_SERVING, running calls finish.
+    """Serves generated servicers until SIGTERM or SIGINT, then drains: health says NOT_SERVING, running calls finish,
+    and streams have a while to.
 
     Args:
         servicers: instances of generated `...Servicer` classes with async methods.
@@ -44,34 +40,71 @@ async def serve(*servicers: object, address: str | None = None) -> None:
         RuntimeError: nowhere to listen, or the address is taken.
     """
     listen = address or required(settings().listen, "NOURISH_LISTEN")
-    server, checks = build_server(*servicers)
+    built = build_server(*servicers)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))
-    server.add_insecure_port(listen)
-    await server.start()
+    built.grpc.add_insecure_port(listen)
+    await built.grpc.start()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     notify.ready()
     _log.info("serving", extra={"address": listen})
+    watching = asyncio.create_task(Watch(built.checks, built.services).run())
     await stop.wait()
+    watching.cancel()
     notify.stopping()
-    await checks.enter_graceful_shutdown()
-    await server.stop(DRAIN_SECONDS)
+    await built.stop(DRAIN_SECONDS)
 
 
-def build_server(*servicers: object) -> tuple[grpc.aio.Server, HealthServicer]:
-    """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet."""
-    server = grpc.aio.server(options=OPTIONS)
-    registrar = _Registrar(server)
+@dataclass(frozen=True)
+class Built:
+    """A server and what belongs to it.
+
+    Attributes:
+        grpc: the server itself.
+        checks: its health service.
+        running: what it is at work on.
+        services: the names that health knows, "" for the whole.
+    """
+
+    grpc: grpc.aio.Server
+    checks: HealthServicer
+    running: Running
+    services: tuple[str, ...]
+
+    async def stop(self, seconds: float | None) -> None:
+        """Takes no new calls and lets those that run finish, for so long at most; None cuts them at once."""
+        await self.checks.enter_graceful_shutdown()
+        self.running.drain()
+        await self.grpc.stop(seconds)
+
+
+def build_server(*servicers: object, answers: Answers | None = None) -> Built:
+    """Returns a server with the servicers wrapped by MIDDLEWARE, health and reflection; not started, no address yet.
+
+    Args:
+        servicers: as `serve` takes them.
+        answers: where it is kept what each request_id was answered, if not in the open database.
+
+    Raises:
+        RuntimeError: a method takes a request_id, and no database is open in which to keep what it was answered.
+        TypeError: not a servicer.
+    """
+    server = grpc.aio.server(options=options.SERVER)
+    if answers is None and (db := current_database()):
+        answers = StoredAnswers(db)
+    running = Running(max_calls=settings().max_calls, max_streams=settings().max_streams)
+    registrar = _Registrar(server, Server(running, answers))
     for servicer in servicers:
         _add(servicer, registrar)
     checks = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    for name in ("", *registrar.services):
+    services = ("", *registrar.services)
+    for name in services:
         checks._server_status[name] = health_pb2.HealthCheckResponse.SERVING  # `set` is a coroutine; nothing waits yet
     reflection.enable_server_reflection((*registrar.services, reflection.SERVICE_NAME, health.SERVICE_NAME), server)
-    return server, checks
+    return Built(server, checks, running, services)
 
 
 def _add(servicer: object, registrar: _Registrar) -> None:
@@ -87,8 +120,9 @@ def _add(servicer: object, registrar: _Registrar) -> None:
 class _Registrar:
     """Stands in for the server while generated code registers handlers, and wraps each one."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, shared: Server) -> None:
         self._server = server
+        self._shared = shared
         self.services: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -99,13 +133,13 @@ class _Registrar:
         methods = descriptor_pool.Default().FindServiceByName(service).methods_by_name
         wrapped = {}
         for name, handler in handlers.items():
-            if handler.unary_unary is None:
-                raise TypeError(f"{service}/{name}: `serve` does not wrap streaming methods yet")
-            wrapped[name] = grpc.unary_unary_rpc_method_handler(
-                wrap(handler.unary_unary, MethodInfo.of(methods[name])),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
+            method = MethodInfo.of(methods[name])
+            if method.takes_request_id and is_implemented(handler) and not self._shared.answers:
+                raise RuntimeError(
+                    f"{method.path} takes a request_id: open the service's database before `serve`, which keeps there "
+                    "what each one was answered"
+                )
+            wrapped[name] = register(wrap(shaped(handler, method), method, self._shared), handler)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._server.add_registered_method_handlers(service, wrapped)
 

@@ -20,6 +20,10 @@ class Settings:
     admin: str  # gRPC-style address of Envoy's admin, only the edge reads it
     database_url: str  # "postgresql://...", empty for a service without a database
     database_pool: int  # connections of this process
+    max_calls: int  # that run in this process at once; one more is told to come back
+    max_streams: int
+    threads: int  # for work that blocks
+    processes: int  # for work that keeps a core busy
     cache_dir: Path  # may be filled with what can be made again
 
 
@@ -37,6 +41,11 @@ def settings() -> Settings:
         admin=env.get("NOURISH_ADMIN", ""),
         database_url=env.get("NOURISH_DATABASE_URL", ""),
         database_pool=int(env.get("NOURISH_DATABASE_POOL", "5")),
+        # 256 calls of 10 ms CPU are 2.6 s of one core: what would wait behind more misses the usual deadline of 3 s.
+        max_calls=int(env.get("NOURISH_MAX_CALLS", "256")),
+        max_streams=int(env.get("NOURISH_MAX_STREAMS", "256")),
+        threads=int(env.get("NOURISH_THREADS", "8")),
+        processes=int(env.get("NOURISH_PROCESSES", "1")),
         cache_dir=Path(env.get("NOURISH_CACHE_DIR", ".mesh/cache")),
     )
 

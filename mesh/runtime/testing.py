@@ -11,16 +11,21 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
-from mesh.runtime import auth
+from mesh.runtime import auth, errors
+from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
+from mesh.runtime.db import current as current_database
+from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
 
 if TYPE_CHECKING:
@@ -33,16 +38,39 @@ _counter = itertools.count(1)
 
 @asynccontextmanager
 async def serve_in_memory(*servicers: object) -> AsyncIterator[grpc.aio.Channel]:
-    """Serves with all of the middleware on a private socket; gives the channel to make stubs on."""
+    """Serves with all of the middleware on a private socket; gives the channel to make stubs on.
+
+    Answers to request_ids are kept in the open database, or in memory if a test has none.
+    """
+    answers = None if current_database() else MemoryAnswers()
     with tempfile.TemporaryDirectory(prefix="nourish-") as folder:
-        server, _ = build_server(*servicers)
-        server.add_insecure_port(f"unix:{folder}/app.sock")
-        await server.start()
+        built = build_server(*servicers, answers=answers)
+        built.grpc.add_insecure_port(f"unix:{folder}/app.sock")
+        await built.grpc.start()
         async with grpc.aio.insecure_channel(f"unix:{folder}/app.sock") as channel:
             try:
                 yield passing_on(channel)
             finally:
-                await server.stop(None)
+                await built.grpc.stop(None)
+
+
+class MemoryAnswers:
+    """Keeps what each request_id was answered, for tests of services whose store is a fake."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, ...], tuple[bytes, Message]] = {}
+        self._turns: defaultdict[tuple[str, ...], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
+        """As `answers.Answers` says."""
+        key, body = tuple(key_of(method, request).values()), digest(request)
+        async with self._turns[key]:
+            if key not in self._kept:
+                self._kept[key] = body, await make()
+        earlier, answer = self._kept[key]
+        if earlier != body:
+            raise errors.request_id_reused()
+        return answer
 
 
 def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, str], ...]:

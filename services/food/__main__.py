@@ -15,4 +15,5 @@ async def main() -> None:
         await serve(FoodService(FoodStore(db)))
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -11,7 +11,6 @@ from datetime import datetime
 from operator import itemgetter
 from typing import NamedTuple
 
-from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from nourish.food.v1.food_pb2 import Food, Portion, Source
 from nourish.type.v1.nutrients_pb2 import Nutrients
@@ -24,7 +23,6 @@ PROTEIN, SODIUM = 12, 32
 # Looked up once: the enum's own attribute access costs as much as judging a figure.
 GENERIC = (Source.SOURCE_FOUNDATION, Source.SOURCE_SR_LEGACY, Source.SOURCE_SURVEY)
 BRANDED, USER = Source.SOURCE_BRANDED, Source.SOURCE_USER
-EDITABLE = ("display_name", "category", "nutrients", "portions")
 
 Figures = Sequence[float | None]
 
@@ -237,53 +235,3 @@ class InvalidFieldsError(ValueError):
     def __init__(self, found: list[tuple[str, str]]) -> None:
         super().__init__(found)
         self.found = found
-
-
-def updated(stored: Food, sent: Food, mask: FieldMask) -> Food:
-    """`stored` with the fields of `sent` that `mask` names; without a mask, with those that are set.
-
-    Paths: `*`, display_name, category, nutrients, nutrients.<nutrient>, portions.
-
-    Raises:
-        InvalidFieldsError: naming each path that is none of these.
-    """
-    paths = list(mask.paths) or [name for name in EDITABLE if _is_set(sent, name)]
-    if "*" in paths:
-        if len(paths) > 1:
-            raise InvalidFieldsError([("update_mask", "`*` stands alone or not at all")])
-        paths = list(EDITABLE)
-    bad = [path for path in paths if not _known(path)]
-    if bad:
-        allowed = ", ".join(EDITABLE)
-        raise InvalidFieldsError([("update_mask", f"`{path}` is not one of {allowed}, nutrients.*") for path in bad])
-    result = Food()
-    result.CopyFrom(stored)
-    for path in sorted(paths):  # the whole before its parts
-        _copy(result, sent, path)
-    return result
-
-
-def _is_set(food: Food, name: str) -> bool:
-    return food.HasField("nutrients") if name == "nutrients" else bool(getattr(food, name))
-
-
-def _known(path: str) -> bool:
-    head, _, nutrient = path.partition(".")
-    return path in EDITABLE or (head == "nutrients" and nutrient in NUTRIENTS)
-
-
-def _copy(target: Food, source: Food, path: str) -> None:
-    if path.startswith("nutrients."):
-        nutrient = path.removeprefix("nutrients.")
-        if source.nutrients.HasField(nutrient):  # type: ignore[arg-type]
-            setattr(target.nutrients, nutrient, getattr(source.nutrients, nutrient))
-        else:
-            target.nutrients.ClearField(nutrient)  # type: ignore[arg-type]
-        return
-    target.ClearField(path)  # type: ignore[arg-type]
-    if path == "nutrients":
-        target.nutrients.CopyFrom(source.nutrients)
-    elif path == "portions":
-        target.portions.MergeFrom(source.portions)
-    else:
-        setattr(target, path, getattr(source, path))

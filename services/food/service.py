@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +24,7 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 
-from mesh.runtime import Context, auth, errors, pages
+from mesh.runtime import Context, auth, errors, masks, pages
 from services.food import domain
 from services.food.domain import to_food
 from services.food.store import Cursor, FoodStore, LockedFood
@@ -64,11 +63,8 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         rows = await self._store.page(
             _reader(), category=request.category, source=request.source, after=after, limit=size + 1
         )
-        token = ""
-        if len(rows) > size:
-            last = rows[size - 1]
-            token = pages.sign({"name": last.display_name, "id": last.id}, scope=request)
-        return ListFoodsResponse(foods=[to_food(row) for row in rows[:size]], next_page_token=token)
+        page, token = pages.cut(rows, size, lambda last: {"name": last.display_name, "id": last.id}, scope=request)
+        return ListFoodsResponse(foods=[to_food(row) for row in page], next_page_token=token)
 
     async def SearchFoods(self, request: SearchFoodsRequest, context: Context) -> SearchFoodsResponse:
         """Finds foods by words."""
@@ -78,11 +74,9 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         hits = await self._store.search(
             terms, request.query, _reader(), sources=request.sources, after=after, limit=size + 1
         )
-        more = len(hits) > size
-        return SearchFoodsResponse(
-            results=[SearchResult(food=to_food(hit.row), score=hit.score) for hit in hits[:size]],
-            next_page_token=pages.sign(hits[size - 1].cursor._asdict(), scope=request) if more else "",
-        )
+        page, token = pages.cut(hits, size, lambda last: last.cursor._asdict(), scope=request)
+        results = [SearchResult(food=to_food(hit.row), score=hit.score) for hit in page]
+        return SearchFoodsResponse(results=results, next_page_token=token)
 
     async def BatchGetFoods(self, request: BatchGetFoodsRequest, context: Context) -> BatchGetFoodsResponse:
         """Returns several foods in the order asked."""
@@ -96,11 +90,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         """Adds a food of the caller's own."""
         with _named_fields():
             content = domain.content_of(request.food)
-        body = hashlib.sha256(request.food.SerializeToString(deterministic=True)).digest()
-        food = await self._store.create(auth.user(), content, request.request_id, body)
-        if food is None:
-            raise errors.invalid("request_id", "was used before to add another food; make a new one for this")
-        return food
+        return to_food(await self._store.create(auth.user(), content))
 
     async def UpdateFood(self, request: UpdateFoodRequest, context: Context) -> Food:
         """Changes a food of the caller's own."""
@@ -109,7 +99,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
             found = _own(locked, sent.name, sent.etag)
             stored = to_food(found.row)
             with _named_fields():
-                content = domain.content_of(domain.updated(stored, sent, request.update_mask))
+                content = domain.content_of(masks.merged(stored, sent, request.update_mask))
             if content == domain.content_of(stored):
                 return stored  # a repeat of what was done already, or nothing to do
             return to_food(await found.update(content))

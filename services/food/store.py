@@ -11,7 +11,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
-from nourish.food.v1.food_pb2 import Food
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -43,19 +42,9 @@ _food = sa.Table(
     sa.Column("update_time", sa.DateTime(timezone=True)),
     sa.Column("terms", pg.TSVECTOR),
 )
-_creation = sa.Table(
-    "food_creation",
-    _metadata,
-    sa.Column("owner", _C),
-    sa.Column("request_id", _C),
-    sa.Column("body", sa.LargeBinary),
-    sa.Column("food", sa.LargeBinary),
-    sa.Column("create_time", sa.DateTime(timezone=True)),
-)
 _c = _food.c
 _ROW = tuple(_c[name] for name in FoodRow._fields)
 USDA_OWNER = ""
-_KEEP_CREATIONS = sa.text("interval '7 days'")
 
 # Read by the driver itself: the service's most frequent call by far, at a third of the CPU time.
 _GET = f"SELECT {', '.join(FoodRow._fields)} FROM food WHERE id = $1 AND owner IN ('', $2)"  # noqa: S608 - constants
@@ -199,32 +188,11 @@ class FoodStore:
 
     # --- Users' own foods -------------------------------------------------------------------------------------------
 
-    async def create(self, user: str, content: Content, request_id: str, body: bytes) -> Food | None:
-        """Adds a food of `user`, once for each `request_id` that is not ''.
-
-        A repeat returns what was made the first time; None if that was for another `body`. A repeat that comes while
-        the first is still under way waits for it, on the key.
-        """
+    async def create(self, user: str, content: Content) -> FoodRow:
+        """Adds a food of `user`."""
+        values = {"id": domain.new_user_id(), "owner": user, "source": int(domain.USER), **_values(content)}
         async with self._db.transaction() as connection:
-            if request_id:
-                key = {"owner": user, "request_id": request_id}
-                first = pg.insert(_creation).values(**key, body=body, food=b"").on_conflict_do_nothing()
-                if not (await connection.execute(first)).rowcount:
-                    made = sa.select(_creation.c.body, _creation.c.food).filter_by(**key)
-                    old = (await connection.execute(made)).one()
-                    return Food.FromString(old.food) if old.body == body else None
-            values = {"id": domain.new_user_id(), "owner": user, "source": int(domain.USER), **_values(content)}
-            row = (await connection.execute(_food.insert().values(values).returning(*_ROW))).one()
-            food = domain.to_food(FoodRow(*row))
-            if request_id:
-                answer = _creation.update().filter_by(**key).values(food=food.SerializeToString())
-                await connection.execute(answer)
-                await connection.execute(
-                    _creation.delete().where(
-                        _creation.c.owner == user, _creation.c.create_time < sa.func.now() - _KEEP_CREATIONS
-                    )
-                )
-            return food
+            return FoodRow(*(await connection.execute(_food.insert().values(values).returning(*_ROW))).one())
 
     @asynccontextmanager
     async def locked(self, id_: str, user: str) -> AsyncIterator[LockedFood | None]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from nourish.food.v1.food_pb2 import Source
 
-from mesh.runtime import Database
+from mesh.runtime import Database, blocking
 from services.food import domain
 from services.food.store import ImportState, Loader, import_state, loader
 
@@ -92,7 +92,7 @@ async def import_usda(
         ValueError: the file has other columns.
     """
     path = path or data_file()
-    data, total = await asyncio.to_thread(_identify, path)
+    data, total = await blocking(_identify, path)
     async with db.raw() as connection:
         state = await import_state(connection)
     if state and state.data == data and state.finished:
@@ -115,7 +115,7 @@ async def import_usda(
 
 async def _load(steps: Loader, state: ImportState, chunks: Iterator[Chunk], total: int, progress: Progress) -> None:
     progress(_progress(state.rows_read, total))
-    while chunk := await asyncio.to_thread(next, chunks, None):
+    while chunk := await blocking(next, chunks, None):
         state.rows_read += chunk.rows
         state.foods += chunk.foods
         state.counts.update(chunk.counts)

@@ -13,4 +13,5 @@ async def main() -> None:
         await serve(ProfileService(ProfileStore(db)))
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from google.protobuf import empty_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
 from nourish.error.v1.reason_pb2 import Reason
 from nourish.profile.v1 import profile_pb2, profile_pb2_grpc
 from nourish.profile.v1.profile_pb2 import Profile
 
-from mesh.runtime import Context, auth, errors, pages
-from services.profile import domain, masks
+from mesh.runtime import Context, auth, errors, masks, pages
+from services.profile import domain
 from services.profile.store import ProfileStore
 
 DEFAULT_PAGE_SIZE = 50
@@ -36,36 +37,28 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         self, request: profile_pb2.ListProfilesRequest, context: Context
     ) -> profile_pb2.ListProfilesResponse:
         """Returns a page of the user's profiles, oldest first."""
-        user = auth.user()
-        scope = f"ListProfiles {user}".encode()
         size = request.page_size or DEFAULT_PAGE_SIZE
         after = None
         if request.page_token:
-            cursor = pages.verify(request.page_token, scope=scope)
+            cursor = pages.verify(request.page_token, scope=request)
             after = (datetime.fromisoformat(cursor["time"]), str(cursor["id"]))
-        found = await self._store.page(user, after, size + 1)
-        token = ""
-        if len(found) > size:
-            last = found[size - 1]
-            time = last.create_time.ToDatetime(UTC).isoformat()
-            token = pages.sign({"time": time, "id": _id_of(last.name)}, scope=scope)
-        return profile_pb2.ListProfilesResponse(profiles=found[:size], next_page_token=token)
+        found = await self._store.page(auth.user(), after, size + 1)
+        profiles, token = pages.cut(found, size, _cursor, scope=request)
+        return profile_pb2.ListProfilesResponse(profiles=profiles, next_page_token=token)
 
     async def CreateProfile(self, request: profile_pb2.CreateProfileRequest, context: Context) -> Profile:
         """Adds a profile for the user."""
         self._check_birth_date(request.profile)
-        profile = masks.merge(Profile(), request.profile, [masks.ALL])
-        return await self._store.create(auth.user(), profile, request.request_id, self._clock())
+        profile = masks.merged(Profile(), request.profile, FieldMask(paths=[masks.ALL]))
+        return await self._store.create(auth.user(), profile, self._clock())
 
     async def UpdateProfile(self, request: profile_pb2.UpdateProfileRequest, context: Context) -> Profile:
         """Changes the fields in the mask, or those that are set."""
-        paths = list(request.update_mask.paths)
-        if found := masks.problems(paths):
-            raise errors.violations([("update_mask", problem) for problem in found])
-        self._check_birth_date(request.profile)
 
         def change(before: Profile) -> Profile:
-            after = masks.merge(before, request.profile, paths)
+            after = masks.merged(before, request.profile, request.update_mask)
+            if after.birth_date != before.birth_date:
+                self._check_birth_date(after)
             # A repeat of a change that is there already succeeds: a retry must not fail on its own first attempt.
             if after != before:
                 _check_etag(before, request.profile.etag)
@@ -113,6 +106,10 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
 
 def _id_of(name: str) -> str:
     return name.removeprefix("profiles/")
+
+
+def _cursor(last: Profile) -> dict[str, str]:
+    return {"time": last.create_time.ToDatetime(UTC).isoformat(), "id": _id_of(last.name)}
 
 
 def _found(profile: Profile | None, name: str) -> Profile:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
-from collections.abc import Callable, Mapping
-from datetime import date, datetime, timedelta
+from collections.abc import Callable
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,12 +15,11 @@ from nourish.profile.v1.profile_pb2 import Profile
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime import Database, errors
+from mesh.runtime import Database, masks
 from services.profile.domain import to_date
-from services.profile.masks import FIELDS
 
-# How long a request_id is remembered: far longer than any client retries (AIP-155 asks for an hour).
-REQUEST_ID_LIFE = timedelta(days=1)
+# What a person may set, in the order of the contract; the rest is the service's.
+FIELDS = tuple(masks.settable(Profile.DESCRIPTOR))
 
 metadata = sa.MetaData()
 # Columns from display_name on are the fields of the contract, by name.
@@ -46,15 +44,6 @@ profile_table = sa.Table(
     sa.Column("diet", sa.SmallInteger, nullable=False),
     sa.Index("profile_by_owner", "owner", "create_time", "id"),
 )
-request_table = sa.Table(
-    "create_request",
-    metadata,
-    sa.Column("owner", sa.Text, primary_key=True),
-    sa.Column("request_id", sa.Uuid, primary_key=True),
-    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-    sa.Column("profile_id", sa.Text, nullable=False),
-    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
-)
 
 
 class ProfileStore:
@@ -70,42 +59,19 @@ class ProfileStore:
 
     async def page(self, owner: str, after: tuple[datetime, str] | None, limit: int) -> list[Profile]:
         """The owner's profiles, oldest first, from behind the (create time, id) `after` on; at most `limit`."""
-        columns = profile_table.c
-        query = sa.select(profile_table).where(columns.owner == owner)
-        if after:
-            query = query.where(sa.tuple_(columns.create_time, columns.id) > sa.tuple_(*after))
-        query = query.order_by(columns.create_time, columns.id).limit(limit)
         async with self._db.connection() as connection:
-            return [_to_profile(row) for row in await connection.execute(query)]
+            return [_to_profile(row) for row in await connection.execute(page_statement(owner, after, limit))]
 
-    async def create(self, owner: str, profile: Profile, request_id: str, now: datetime) -> Profile:
-        """Adds a profile; a repeat with the same request_id (if not empty) returns the one made before, as it is now.
-
-        Raises:
-            ServiceError: INVALID_ARGUMENT if the request_id came with another body, NOT_FOUND if what it made is gone.
-        """
-        profile_id = str(uuid.uuid4())
+    async def create(self, owner: str, profile: Profile, now: datetime) -> Profile:
+        """Adds a profile."""
+        row = _to_row(profile) | {
+            "id": str(uuid.uuid4()),
+            "owner": owner,
+            "revision": 1,
+            "create_time": now,
+            "update_time": now,
+        }
         async with self._db.transaction() as connection:
-            if request_id:
-                claim = {
-                    "owner": owner,
-                    "request_id": uuid.UUID(request_id),
-                    "fingerprint": hashlib.sha256(profile.SerializeToString(deterministic=True)).digest(),
-                    "profile_id": profile_id,
-                    "create_time": now,
-                }
-                made = await _claim(connection, claim)
-                if made != profile_id:
-                    if repeated := await _read(connection, owner, made):
-                        return repeated
-                    raise errors.not_found(f"profiles/{made}")
-            row = _to_row(profile) | {
-                "id": profile_id,
-                "owner": owner,
-                "revision": 1,
-                "create_time": now,
-                "update_time": now,
-            }
             created = await connection.execute(profile_table.insert().values(row).returning(profile_table))
             return _to_profile(created.one())
 
@@ -141,29 +107,20 @@ class ProfileStore:
             return True
 
 
+def page_statement(owner: str, after: tuple[datetime, str] | None, limit: int) -> sa.Select[Any]:
+    """The statement of `ProfileStore.page`: it reads its own stretch of the index, however far in."""
+    columns = profile_table.c
+    query = sa.select(profile_table).where(columns.owner == owner)
+    if after:
+        query = query.where(sa.tuple_(columns.create_time, columns.id) > sa.tuple_(*after))
+    return query.order_by(columns.create_time, columns.id).limit(limit)
+
+
 async def _read(connection: AsyncConnection, owner: str, profile_id: str, *, lock: bool = False) -> Profile | None:
     columns = profile_table.c
     query = sa.select(profile_table).where(columns.owner == owner, columns.id == profile_id)
     row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
     return _to_profile(row) if row else None
-
-
-async def _claim(connection: AsyncConnection, claim: Mapping[str, Any]) -> str:
-    """Notes that this request makes `profile_id`; returns the id that it, or the same request before, makes.
-
-    A repeat that comes while the first still runs waits here for its commit.
-    """
-    columns = request_table.c
-    expired = sa.and_(columns.owner == claim["owner"], columns.create_time < claim["create_time"] - REQUEST_ID_LIFE)
-    await connection.execute(request_table.delete().where(expired))
-    insert = pg.insert(request_table).values(claim).on_conflict_do_nothing().returning(columns.profile_id)
-    if claimed := (await connection.execute(insert)).scalar_one_or_none():
-        return str(claimed)
-    same = sa.and_(columns.owner == claim["owner"], columns.request_id == claim["request_id"])
-    earlier = (await connection.execute(sa.select(columns.fingerprint, columns.profile_id).where(same))).one()
-    if earlier.fingerprint != claim["fingerprint"]:
-        raise errors.invalid("request_id", "was used before for another profile: make a new one for each new profile")
-    return str(earlier.profile_id)
 
 
 def _to_row(profile: Profile) -> dict[str, Any]:

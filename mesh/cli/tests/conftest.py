@@ -144,7 +144,7 @@ def food(home: Path) -> Iterator[Paths]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        server, _ = build_server(Foods())
+        server = build_server(Foods()).grpc
         server.add_insecure_port(f"unix:{paths.egress_socket('food-0')}")
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -2,6 +2,7 @@
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transaction_per_migration=True)
+given = context.config.attributes
+context.configure(connection=given["connection"], version_table=given["table"], transaction_per_migration=True)
 with context.begin_transaction():
     context.run_migrations()

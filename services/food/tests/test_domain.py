@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 from nourish.food.v1.food_pb2 import Food, Portion
 from nourish.type.v1.nutrients_pb2 import Nutrients
 
@@ -82,48 +81,6 @@ def test_an_id_of_a_generic_food_stays_when_its_figures_change_and_a_branded_one
 
 def test_ids_are_the_same_on_every_install():
     assert domain.usda_id(2, "Onions, raw", "") == "usda-88283b24b37f6c65"
-
-
-STORED = Food(
-    name="foods/own-1",
-    display_name="Stew",
-    category="Dinners",
-    nutrients=Nutrients(energy_kcal=100, fat_g=5),
-    portions=[Portion(description="1 bowl", grams=300)],
-    etag="e",
-)
-
-
-def changed(mask, **sent):
-    return domain.updated(STORED, Food(**sent), FieldMask(paths=mask))
-
-
-def test_without_a_mask_what_is_set_changes_and_the_rest_stays():
-    result = changed([], display_name="Soup")
-    assert (result.display_name, result.category, len(result.portions)) == ("Soup", "Dinners", 1)
-
-
-def test_a_masked_field_that_is_not_set_is_cleared():
-    result = changed(["category", "portions"], display_name="ignored")
-    assert (result.display_name, result.category, len(result.portions)) == ("Stew", "", 0)
-
-
-def test_a_star_replaces_all_that_may_be_set():
-    result = changed(["*"], display_name="Soup")
-    assert result == Food(name="foods/own-1", display_name="Soup", nutrients=Nutrients(), etag="e")
-
-
-def test_one_nutrient_changes_alone_or_goes():
-    result = changed(["nutrients.fat_g", "nutrients.energy_kcal"], nutrients=Nutrients(fat_g=7))
-    assert result.nutrients == Nutrients(fat_g=7)
-
-
-@pytest.mark.parametrize("path", ["etag", "name", "source", "colour", "nutrients.colour", "portions.grams", ""])
-def test_a_path_that_cannot_change_is_refused_by_name(path):
-    with pytest.raises(domain.InvalidFieldsError) as caught:
-        changed(["display_name", path], display_name="Soup")
-    assert [field for field, _ in caught.value.found] == ["update_mask"]
-    assert f"`{path}`" in caught.value.found[0][1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -60,6 +60,10 @@ const (
 	Reason_REASON_FAILED_PRECONDITION Reason = 13
 	// The caller went away. Example: a phone that lost its network.
 	Reason_REASON_CANCELLED Reason = 14
+	// The request_id was used before, with another body. Example: a form that keeps its id while its fields change.
+	Reason_REASON_REQUEST_ID_REUSED Reason = 15
+	// It met another change of the same rows, and nothing was changed: repeat the call. Example: two calls that deadlock.
+	Reason_REASON_CONFLICT Reason = 16
 )
 
 // Enum value maps for Reason.
@@ -80,6 +84,8 @@ var (
 		12: "REASON_UNIMPLEMENTED",
 		13: "REASON_FAILED_PRECONDITION",
 		14: "REASON_CANCELLED",
+		15: "REASON_REQUEST_ID_REUSED",
+		16: "REASON_CONFLICT",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":         0,
@@ -97,6 +103,8 @@ var (
 		"REASON_UNIMPLEMENTED":       12,
 		"REASON_FAILED_PRECONDITION": 13,
 		"REASON_CANCELLED":           14,
+		"REASON_REQUEST_ID_REUSED":   15,
+		"REASON_CONFLICT":            16,
 	}
 )
 
@@ -150,7 +158,7 @@ var File_nourish_error_v1_reason_proto protoreflect.FileDescriptor
 
 const file_nourish_error_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1dnourish/error/v1/reason.proto\x12\x10nourish.error.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto*\xf5\x03\n" +
+	"\x1dnourish/error/v1/reason.proto\x12\x10nourish.error.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto*\xb4\x04\n" +
 	"\x06Reason\x12\x1c\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x1a\x04\xa0\xbb\x18\x02\x12!\n" +
 	"\x17REASON_INVALID_ARGUMENT\x10\x01\x1a\x04\xa0\xbb\x18\x03\x12\x1a\n" +
@@ -168,7 +176,10 @@ const file_nourish_error_v1_reason_proto_rawDesc = "" +
 	"\x0fREASON_INTERNAL\x10\v\x1a\x04\xa0\xbb\x18\r\x12\x1e\n" +
 	"\x14REASON_UNIMPLEMENTED\x10\f\x1a\x04\xa0\xbb\x18\f\x12$\n" +
 	"\x1aREASON_FAILED_PRECONDITION\x10\r\x1a\x04\xa0\xbb\x18\t\x12\x1a\n" +
-	"\x10REASON_CANCELLED\x10\x0e\x1a\x04\xa0\xbb\x18\x01:I\n" +
+	"\x10REASON_CANCELLED\x10\x0e\x1a\x04\xa0\xbb\x18\x01\x12\"\n" +
+	"\x18REASON_REQUEST_ID_REUSED\x10\x0f\x1a\x04\xa0\xbb\x18\x06\x12\x19\n" +
+	"\x0fREASON_CONFLICT\x10\x10\x1a\x04\xa0\xbb\x18\n" +
+	":I\n" +
 	"\x04code\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\x0e2\x10.google.rpc.CodeR\x04codeB\xb6\x01\n" +
 	"\x14com.nourish.error.v1B\vReasonProtoP\x01Z-nourish.local/gen/go/nourish/error/v1;errorv1\xa2\x02\x03NEX\xaa\x02\x10Nourish.Error.V1\xca\x02\x11Nourish\\Error_\\V1\xe2\x02\x1dNourish\\Error_\\V1\\GPBMetadata\xea\x02\x12Nourish::Error::V1b\x06proto3"
 

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnourish/error/v1/reason.proto\x12\x10nourish.error.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto*\xf5\x03\n\x06Reason\x12\x1c\n\x12REASON_UNSPECIFIED\x10\x00\x1a\x04\xa0\xbb\x18\x02\x12!\n\x17REASON_INVALID_ARGUMENT\x10\x01\x1a\x04\xa0\xbb\x18\x03\x12\x1a\n\x10REASON_NOT_FOUND\x10\x02\x1a\x04\xa0\xbb\x18\x05\x12\x1f\n\x15REASON_ALREADY_EXISTS\x10\x03\x1a\x04\xa0\xbb\x18\x06\x12\x1e\n\x14REASON_ETAG_MISMATCH\x10\x04\x1a\x04\xa0\xbb\x18\n\x12#\n\x19REASON_PAGE_TOKEN_INVALID\x10\x05\x1a\x04\xa0\xbb\x18\x03\x12 \n\x16REASON_UNAUTHENTICATED\x10\x06\x1a\x04\xa0\xbb\x18\x10\x12\"\n\x18REASON_PERMISSION_DENIED\x10\x07\x1a\x04\xa0\xbb\x18\x07\x12\"\n\x18REASON_DEADLINE_EXCEEDED\x10\x08\x1a\x04\xa0\xbb\x18\x04\x12\x1c\n\x12REASON_UNAVAILABLE\x10\t\x1a\x04\xa0\xbb\x18\x0e\x12#\n\x19REASON_RESOURCE_EXHAUSTED\x10\n\x1a\x04\xa0\xbb\x18\x08\x12\x19\n\x0fREASON_INTERNAL\x10\x0b\x1a\x04\xa0\xbb\x18\r\x12\x1e\n\x14REASON_UNIMPLEMENTED\x10\x0c\x1a\x04\xa0\xbb\x18\x0c\x12$\n\x1aREASON_FAILED_PRECONDITION\x10\r\x1a\x04\xa0\xbb\x18\t\x12\x1a\n\x10REASON_CANCELLED\x10\x0e\x1a\x04\xa0\xbb\x18\x01:I\n\x04\x63ode\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63odeB/Z-nourish.local/gen/go/nourish/error/v1;errorv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dnourish/error/v1/reason.proto\x12\x10nourish.error.v1\x1a google/protobuf/descriptor.proto\x1a\x15google/rpc/code.proto*\xb4\x04\n\x06Reason\x12\x1c\n\x12REASON_UNSPECIFIED\x10\x00\x1a\x04\xa0\xbb\x18\x02\x12!\n\x17REASON_INVALID_ARGUMENT\x10\x01\x1a\x04\xa0\xbb\x18\x03\x12\x1a\n\x10REASON_NOT_FOUND\x10\x02\x1a\x04\xa0\xbb\x18\x05\x12\x1f\n\x15REASON_ALREADY_EXISTS\x10\x03\x1a\x04\xa0\xbb\x18\x06\x12\x1e\n\x14REASON_ETAG_MISMATCH\x10\x04\x1a\x04\xa0\xbb\x18\n\x12#\n\x19REASON_PAGE_TOKEN_INVALID\x10\x05\x1a\x04\xa0\xbb\x18\x03\x12 \n\x16REASON_UNAUTHENTICATED\x10\x06\x1a\x04\xa0\xbb\x18\x10\x12\"\n\x18REASON_PERMISSION_DENIED\x10\x07\x1a\x04\xa0\xbb\x18\x07\x12\"\n\x18REASON_DEADLINE_EXCEEDED\x10\x08\x1a\x04\xa0\xbb\x18\x04\x12\x1c\n\x12REASON_UNAVAILABLE\x10\t\x1a\x04\xa0\xbb\x18\x0e\x12#\n\x19REASON_RESOURCE_EXHAUSTED\x10\n\x1a\x04\xa0\xbb\x18\x08\x12\x19\n\x0fREASON_INTERNAL\x10\x0b\x1a\x04\xa0\xbb\x18\r\x12\x1e\n\x14REASON_UNIMPLEMENTED\x10\x0c\x1a\x04\xa0\xbb\x18\x0c\x12$\n\x1aREASON_FAILED_PRECONDITION\x10\r\x1a\x04\xa0\xbb\x18\t\x12\x1a\n\x10REASON_CANCELLED\x10\x0e\x1a\x04\xa0\xbb\x18\x01\x12\"\n\x18REASON_REQUEST_ID_REUSED\x10\x0f\x1a\x04\xa0\xbb\x18\x06\x12\x19\n\x0fREASON_CONFLICT\x10\x10\x1a\x04\xa0\xbb\x18\n:I\n\x04\x63ode\x12!.google.protobuf.EnumValueOptions\x18\xb4\x87\x03 \x01(\x0e\x32\x10.google.rpc.CodeR\x04\x63odeB/Z-nourish.local/gen/go/nourish/error/v1;errorv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,6 +64,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REASON'].values_by_name["REASON_FAILED_PRECONDITION"]._serialized_options = b'\240\273\030\t'
   _globals['_REASON'].values_by_name["REASON_CANCELLED"]._loaded_options = None
   _globals['_REASON'].values_by_name["REASON_CANCELLED"]._serialized_options = b'\240\273\030\001'
+  _globals['_REASON'].values_by_name["REASON_REQUEST_ID_REUSED"]._loaded_options = None
+  _globals['_REASON'].values_by_name["REASON_REQUEST_ID_REUSED"]._serialized_options = b'\240\273\030\006'
+  _globals['_REASON'].values_by_name["REASON_CONFLICT"]._loaded_options = None
+  _globals['_REASON'].values_by_name["REASON_CONFLICT"]._serialized_options = b'\240\273\030\n'
   _globals['_REASON']._serialized_start=109
-  _globals['_REASON']._serialized_end=610
+  _globals['_REASON']._serialized_end=673
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """What the call needs is not complete yet. Example: targets of a profile that has no weight."""
     REASON_CANCELLED: _Reason.ValueType  # 14
     """The caller went away. Example: a phone that lost its network."""
+    REASON_REQUEST_ID_REUSED: _Reason.ValueType  # 15
+    """The request_id was used before, with another body. Example: a form that keeps its id while its fields change."""
+    REASON_CONFLICT: _Reason.ValueType  # 16
+    """It met another change of the same rows, and nothing was changed: repeat the call. Example: two calls that deadlock."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """The reasons, one comment with an example each."""
@@ -91,6 +95,10 @@ REASON_FAILED_PRECONDITION: Reason.ValueType  # 13
 """What the call needs is not complete yet. Example: targets of a profile that has no weight."""
 REASON_CANCELLED: Reason.ValueType  # 14
 """The caller went away. Example: a phone that lost its network."""
+REASON_REQUEST_ID_REUSED: Reason.ValueType  # 15
+"""The request_id was used before, with another body. Example: a form that keeps its id while its fields change."""
+REASON_CONFLICT: Reason.ValueType  # 16
+"""It met another change of the same rows, and nothing was changed: repeat the call. Example: two calls that deadlock."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 CODE_FIELD_NUMBER: _builtins.int

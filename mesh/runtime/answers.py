@@ -1,0 +1,91 @@
+"""What each request_id was answered (AIP-155), kept in the service's own database.
+
+The answer is written in the transaction of the change that it tells of: there is never one without the other, whatever
+is killed when. A repeat that comes while the first still runs waits on the key. A call that fails leaves its id free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from mesh.runtime import auth, errors
+from mesh.runtime.db import Database
+from mesh.runtime.handlers import MethodInfo
+
+# How long an answer is kept: far longer than any client retries (AIP-155 asks for an hour).
+LIFE = timedelta(days=1)
+_PURGED_AT_ONCE = 20
+
+# Takes the key if it is free or expired, else gives no row; clears away a few that expired.
+_CLAIM = sa.text(
+    """
+    WITH expired AS (
+      DELETE FROM runtime_answer WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM runtime_answer
+        WHERE create_time < now() - :life AND (owner, method, request_id) <> (:owner, :method, :request_id)
+        ORDER BY create_time LIMIT :purged FOR UPDATE SKIP LOCKED
+      ))
+    )
+    INSERT INTO runtime_answer AS kept (owner, method, request_id, body) VALUES (:owner, :method, :request_id, :body)
+    ON CONFLICT (owner, method, request_id) DO UPDATE SET body = excluded.body, answer = NULL, create_time = now()
+      WHERE kept.create_time < now() - :life
+    RETURNING true
+    """
+).bindparams(sa.bindparam("life", LIFE, sa.Interval), sa.bindparam("purged", _PURGED_AT_ONCE))
+_KEY = "owner = :owner AND method = :method AND request_id = :request_id"
+_READ = sa.text(f"SELECT body, answer FROM runtime_answer WHERE {_KEY}")  # noqa: S608 - a constant
+_KEEP = sa.text(f"UPDATE runtime_answer SET answer = :answer WHERE {_KEY}")  # noqa: S608 - a constant
+
+
+class Answers(Protocol):
+    """What each request_id was answered. The key is whom a call runs for, its method and the id."""
+
+    async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
+        """What `make` answers, or what the same request was answered before.
+
+        Raises:
+            ServiceError: REQUEST_ID_REUSED, the id came with another body.
+        """
+
+
+class StoredAnswers:
+    """The answers in one database."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
+        """As `Answers` says."""
+        key, body = key_of(method, request), digest(request)
+        async with self._db.unit_of_work() as connection:
+            if (await connection.execute(_CLAIM, {**key, "body": body})).first():
+                answer = await make()
+                await connection.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
+                return answer
+            kept = (await connection.execute(_READ, key)).one_or_none()
+        if kept is None:  # it expired this moment
+            raise errors.conflict()
+        if kept.body != body:
+            raise errors.request_id_reused()
+        return method.response.FromString(kept.answer)
+
+
+def key_of(method: MethodInfo, request: Any) -> dict[str, str]:
+    """The columns of the key. Two users who send one request_id have two."""
+    principal = auth.principal()
+    owner = f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
+    return {"owner": owner, "method": method.path, "request_id": request.request_id.lower()}
+
+
+def digest(request: Message) -> bytes:
+    """Of what is asked for; the id itself may be spelled otherwise."""
+    asked = type(request)()
+    asked.CopyFrom(request)
+    asked.ClearField("request_id")
+    return hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
