@@ -68,8 +68,18 @@ async def child(url, step):
 
 
 async def prepare(url):
-    async with database(url=url, pool=1) as db, db.transaction() as connection:
-        await connection.execute(sa.text("CREATE TABLE effect (job text)"))
+    """Makes the table, and does one job, so that a forked worker finds all that is slow done."""
+    async with database(url=url, pool=2) as db:
+        async with db.transaction() as connection:
+            await connection.execute(sa.text("CREATE TABLE effect (job text)"))
+        async with jobs.work(db, Doing("none")):
+            async with db.transaction() as connection:
+                await jobs.enqueue(connection, GetFoodRequest(name="foods/x"))
+            async with asyncio.timeout(20), db.connection() as connection:
+                while (await connection.execute(sa.text("SELECT count(*) FROM pgqueuer"))).scalar_one():
+                    await asyncio.sleep(0.02)
+        async with db.transaction() as connection:
+            await connection.execute(sa.text("TRUNCATE effect, runtime_job"))
 
 
 def forked(url, step):
