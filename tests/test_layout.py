@@ -111,3 +111,26 @@ def test_nothing_that_is_committed_is_large_secret_or_of_one_machine():
         assert not re.search(r'"resolved": *"http|--(extra-)?index-url|--find-links|@ https?://', lock.read_text()), (
             relative(lock)
         )
+
+
+# What the runtime does for a service, by the name that its code would have, and where it is.
+PLUMBING = {
+    "grpc": "errors.ServiceError",
+    "basicConfig": "run",
+    "dictConfig": "run",
+    "create_async_engine": "database",
+    "begin_nested": "Database.transaction",
+    "to_thread": "blocking",
+    "run_in_executor": "blocking",
+    "ThreadPoolExecutor": "blocking",
+    "ProcessPoolExecutor": "computing",
+    "add_signal_handler": "serve",
+}
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if "services" in p.parts and "tests" not in p.parts], ids=relative)
+def test_a_service_leaves_its_plumbing_to_the_runtime(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    used = {n.attr for n in nodes if isinstance(n, ast.Attribute)} | {n.id for n in nodes if isinstance(n, ast.Name)}
+    used |= {a.name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    assert not {name: f"mesh.runtime has `{PLUMBING[name]}`" for name in used & set(PLUMBING)}

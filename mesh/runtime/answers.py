@@ -66,7 +66,8 @@ class StoredAnswers:
         async with self._db.unit_of_work() as connection:
             if (await connection.execute(_CLAIM, {**key, "body": body})).first():
                 answer = await make()
-                await connection.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
+                async with self._db.transaction() as turn:  # a task of the handler may be at work still
+                    await turn.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
                 return answer
             kept = (await connection.execute(_READ, key)).one_or_none()
         if kept is None:  # it expired this moment

@@ -100,8 +100,8 @@ class Database:
             async with unit.of_work(self.engine) as connection:
                 yield connection
 
-    async def answers(self) -> None:
-        """Returns if the server answers; a pool that is all at work says so itself.
+    async def ping(self) -> None:
+        """Returns if the server answers. A pool that is all at work is not asked: it is busy, not down.
 
         Raises:
             ConnectionError: as `transaction`.
@@ -144,6 +144,7 @@ async def database(
         address.set(drivername="postgresql+asyncpg"),
         pool_size=pool or settings().database_pool,
         max_overflow=0,
+        hide_parameters=True,  # an exception is logged, and what people entered is not
         connect_args={"server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)}},
     )
     try:
@@ -151,9 +152,9 @@ async def database(
             await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.commit()
             try:
-                await connection.run_sync(_migrate, _OWN_MIGRATIONS, "runtime_version")
+                await connection.run_sync(_migrate, _OWN_MIGRATIONS, "runtime_version", "heads")
                 if migrations:
-                    await connection.run_sync(_migrate, migrations, "alembic_version")
+                    await connection.run_sync(_migrate, migrations, "alembic_version", "head")
                 pages.configure(await _page_key(connection))
             finally:
                 await connection.rollback()
@@ -162,7 +163,7 @@ async def database(
         opened = Database(engine)
         _opened.append(opened)
         try:
-            with health.needing("database", opened.answers):
+            with health.needing("database", opened.ping):
                 yield opened
         finally:
             _opened.remove(opened)
@@ -178,7 +179,7 @@ def current() -> Database | None:
     return _opened[-1] if _opened else None
 
 
-def _migrate(connection: sa.Connection, migrations: Path, table: str) -> None:
+def _migrate(connection: sa.Connection, migrations: Path, table: str, target: str) -> None:
     from alembic import command  # noqa: PLC0415 - 0.2 s that a process without a database does not pay
     from alembic.config import Config  # noqa: PLC0415
 
@@ -186,7 +187,7 @@ def _migrate(connection: sa.Connection, migrations: Path, table: str) -> None:
     config.set_main_option("script_location", str(_OWN_MIGRATIONS))
     config.set_main_option("version_locations", str(migrations / "versions"))
     config.set_main_option("path_separator", "newline")
-    command.upgrade(config, "heads")
+    command.upgrade(config, target)
     connection.commit()
 
 

@@ -166,6 +166,14 @@ def _from_sqlstate(sqlstate: str) -> ServiceError | None:
     return unavailable() if sqlstate[:2] in ("08", "53", "57") or sqlstate == "25006" else None
 
 
+def without_rows(error: BaseException | None) -> None:
+    """Takes the row that a database error is about out of it, before it is logged: PostgreSQL adds it as a detail."""
+    while error is not None:
+        if getattr(error, "detail", None):
+            error.detail = None  # type: ignore[attr-defined]
+        error = error.__cause__ or error.__context__
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ServiceError | status_pb2.Status | None:
     """What a failed call to another service means for our caller; None if it is a defect of ours."""
     if error.code() not in _PASSED_ON:

@@ -52,9 +52,9 @@ def with_call_info(handler: Handler, method: MethodInfo, server: Server) -> Hand
 
     async def wrapped(request: Any, context: Context) -> Any:
         remaining = context.time_remaining()
-        bounded = remaining is not None and not (longest and remaining > longest)
+        bounded = remaining is not None
         headers = {k: v for k, v in context.invocation_metadata() or () if k in _KEPT and isinstance(v, str)}
-        if remaining is None or remaining <= 0 or not bounded:
+        if remaining is None or remaining <= 0 or (longest and remaining > longest):
             remaining = longest
         deadline = asyncio.get_running_loop().time() + remaining if remaining else 0.0
         token = auth.current.set(CallInfo(deadline, headers, bounded, method.path))
@@ -88,11 +88,14 @@ def with_errors(handler: Handler, method: MethodInfo, server: Server) -> Handler
 
 def _status_of(error: BaseException) -> status_pb2.Status:
     known = errors.from_exception(error)
+    errors.without_rows(error)
     if known is None:
         _log.error("unexpected error", exc_info=error)
         known = errors.internal()
-    elif not isinstance(error, ServiceError):
-        _log.warning("the call failed on what it needs", extra={"error": f"{type(error).__name__}: {error}"})
+    elif isinstance(error, grpc.aio.AioRpcError):
+        _log.warning("a call to another service failed", extra={"error": str(error)})
+    elif not isinstance(error, ServiceError | TimeoutError):
+        _log.warning("an engine failed", exc_info=error)
     if isinstance(known, status_pb2.Status):
         return known
     return errors.to_status(known, auth.current.get().request_id)

@@ -29,8 +29,9 @@ _log = logging.getLogger("mesh.runtime")
 
 
 async def serve(*servicers: object, address: str | None = None) -> None:
-    """Serves generated servicers until SIGTERM or SIGINT, then drains: health says NOT_SERVING, running calls finish,
-    and streams have a while to.
+    """Serves generated servicers until SIGTERM or SIGINT, then drains.
+
+    Draining, health says NOT_SERVING, calls finish, and streams have a while to.
 
     Args:
         servicers: instances of generated `...Servicer` classes with async methods.

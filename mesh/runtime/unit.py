@@ -14,23 +14,35 @@ class Unit:
     """One transaction that several blocks take part in, each as a savepoint: what fails in one can be caught outside.
 
     Tasks take turns. One that waits inside its own block for another task's block waits until the deadline.
+
+    Attributes:
+        engine: of the database.
+        turn: held by the task that is inside a block.
+        open: until the call has ended; a task that it left behind has transactions of its own from then on.
     """
 
     def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
         self.engine = engine
+        self.turn = asyncio.Lock()
+        self.open = True
         self._connection = connection
-        self._turn = asyncio.Lock()
         self._holder: asyncio.Task[object] | None = None
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[AsyncConnection]:
-        """The connection, until the end of the block; undone if the block fails."""
+        """The connection, until the end of the block; undone if the block fails.
+
+        Raises:
+            ConnectionError: the call ended while this task waited for its turn.
+        """
         task = asyncio.current_task()
         if self._holder is task:  # a block inside a block
             async with self._connection.begin_nested():
                 yield self._connection
             return
-        async with self._turn:
+        async with self.turn:
+            if not self.open:
+                raise ConnectionError("the call that this task belonged to has ended")
             self._holder = task
             try:
                 async with self._connection.begin_nested():
@@ -45,15 +57,19 @@ _current: ContextVar[Unit | None] = ContextVar("nourish_unit", default=None)
 def of(engine: AsyncEngine) -> Unit | None:
     """The unit of work of the current call on that database, if it runs in one."""
     unit = _current.get()
-    return unit if unit and unit.engine is engine else None
+    return unit if unit and unit.open and unit.engine is engine else None
 
 
 @asynccontextmanager
 async def of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Makes one transaction of all that happens on the database inside: committed at the end, or rolled back."""
     async with engine.begin() as connection:
-        token = _current.set(Unit(engine, connection))
+        unit = Unit(engine, connection)
+        token = _current.set(unit)
         try:
             yield connection
+            async with unit.turn:  # what a task is at is a part of it; nobody comes after
+                unit.open = False
         finally:
+            unit.open = False
             _current.reset(token)

@@ -162,6 +162,50 @@ async def test_tasks_of_one_call_take_turns_in_its_transaction(stub, db, request
     assert sorted(await said(db)) == ["task 0", "task 1", "task 2", "tasks"]
 
 
+async def test_a_task_that_a_call_left_behind_goes_on_by_itself(db):
+    """What it is at when the call ends is a part of it; what it begins after is its own."""
+    inside, go, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def left_behind():
+        async with db.transaction() as connection:
+            inside.set()
+            await go.wait()
+            await connection.execute(sa.text("INSERT INTO said VALUES ('within')"))
+        await ended.wait()
+        async with db.transaction() as connection:
+            await connection.execute(sa.text("INSERT INTO said VALUES ('after')"))
+
+    async with db.unit_of_work():
+        task = asyncio.create_task(left_behind())
+        await inside.wait()
+        asyncio.get_running_loop().call_later(0.05, go.set)
+    assert await said(db) == ["within"]
+    ended.set()
+    await task
+    assert await said(db) == ["within", "after"]
+
+
+async def test_a_task_that_comes_while_its_call_ends_is_told_so(db):
+    inside, go, late = asyncio.Event(), asyncio.Event(), []
+
+    async def add():
+        async with db.transaction():
+            inside.set()
+            await go.wait()
+
+    def end():
+        late.append(asyncio.ensure_future(add()))
+        asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, go.set)
+
+    async with db.unit_of_work():
+        first = asyncio.create_task(add())
+        await inside.wait()
+        asyncio.get_running_loop().call_later(0.02, end)
+    await first
+    with pytest.raises(ConnectionError, match="has ended"):
+        await asyncio.wait_for(late[0], 20)
+
+
 async def test_a_block_that_fails_and_is_caught_takes_back_its_own_part_alone(stub, db, request_id):
     assert (await say(stub, "undone", request_id)).text == "1"
     assert await said(db) == ["undone"]

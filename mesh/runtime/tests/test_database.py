@@ -52,6 +52,15 @@ async def test_a_later_migration_is_applied_on_the_next_start(migrations, postgr
         assert (await connection.execute(sa.text("SELECT id, name FROM food"))).all() == [(1, None)]
 
 
+async def test_two_migrations_that_both_follow_one_are_refused(migrations, postgres_url):
+    """As two branches that were merged would leave them: which is to be first is for people to say."""
+    for revision in ("0002", "0003"):
+        write(migrations, revision, "0001", "SELECT 1")
+    with pytest.raises(Exception, match=r"(?i)multiple head"):
+        async with database(migrations, url=postgres_url):
+            pass
+
+
 async def test_a_transaction_that_fails_leaves_nothing(migrations, postgres_url):
     async with database(migrations, url=postgres_url) as db:
         with pytest.raises(ZeroDivisionError):

@@ -82,6 +82,23 @@ async def test_a_text_that_cannot_be_stored_is_the_callers_to_mend(db):
     assert (await refusal(work)).reason == "INVALID_ARGUMENT"
 
 
+@pytest.mark.parametrize("way", ["transaction", "raw"])
+async def test_what_people_entered_is_not_logged(db, caplog, way):
+    """Neither as the statement's parameter nor in PostgreSQL's "Failing row contains (...)"."""
+    entered = "ill" * 3
+
+    async def work():
+        async with getattr(db, way)() as connection:
+            if way == "raw":
+                await connection.execute(f"INSERT INTO {SECRET} VALUES (NULL, $1)", entered)
+            else:
+                await connection.execute(sa.text(f"INSERT INTO {SECRET} VALUES (NULL, :name)"), {"name": entered})
+
+    await refusal(work)
+    assert "not-null constraint" in caplog.text
+    assert entered not in caplog.text
+
+
 async def test_of_two_changes_that_deadlock_one_is_told_to_come_again(db):
     async def change(first, second, mine, other):
         async with db.transaction() as connection:

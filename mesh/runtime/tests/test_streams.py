@@ -131,12 +131,6 @@ async def test_the_contracts_deadline_ends_a_stream_and_its_code(stub, talk):
     assert await asyncio.wait_for(talk.ended.get(), 10) == "wait"
 
 
-async def test_the_contracts_deadline_ends_a_stream_whose_caller_would_wait_longer(stub):
-    with Refused() as refused:
-        await read(stub.WatchBriefly(Line(text="wait"), timeout=FOREVER))
-    assert refused.reason == "DEADLINE_EXCEEDED"
-
-
 async def test_the_callers_deadline_reaches_the_code_of_a_stream(stub):
     _, left = await read(stub.Watch(Line(text="left"), timeout=5))
     assert 0 < float(left) <= 5
