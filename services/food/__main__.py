@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mesh.runtime import database, notify, run, serve
-from services.food.service import FoodService
+from mesh.runtime import database, jobs, notify, run, serve
+from services.food.service import FoodService, OperationService
 from services.food.store import FoodStore
 from services.food.usda import import_usda
 
@@ -12,7 +12,9 @@ async def main() -> None:
     """Brings schema and foods up to date, then serves until SIGTERM."""
     async with database(migrations=Path(__file__).parent / "migrations") as db:
         await import_usda(db, progress=notify.status)
-        await serve(FoodService(FoodStore(db)))
+        service = FoodService(FoodStore(db))
+        async with jobs.work(db, service):
+            await serve(service, OperationService(db))
 
 
 if __name__ == "__main__":

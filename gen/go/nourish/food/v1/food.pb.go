@@ -829,7 +829,7 @@ func (x *ImportFoodsRequest) GetRequestId() string {
 // How far an import is: the metadata of its operation.
 type ImportFoodsMetadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many foods were looked at.
+	// How many foods are added.
 	Done int32 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
 	// Of how many.
 	Total         int32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`

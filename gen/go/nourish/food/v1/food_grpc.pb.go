@@ -47,7 +47,7 @@ type FoodServiceClient interface {
 	BatchGetFoods(ctx context.Context, in *BatchGetFoodsRequest, opts ...grpc.CallOption) (*BatchGetFoodsResponse, error)
 	// Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time.
 	CreateFood(ctx context.Context, in *CreateFoodRequest, opts ...grpc.CallOption) (*Food, error)
-	// Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled.
+	// Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
 	ImportFoods(ctx context.Context, in *ImportFoodsRequest, opts ...grpc.CallOption) (*longrunning.Operation, error)
 	// Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.
 	UpdateFood(ctx context.Context, in *UpdateFoodRequest, opts ...grpc.CallOption) (*Food, error)
@@ -159,7 +159,7 @@ type FoodServiceServer interface {
 	BatchGetFoods(context.Context, *BatchGetFoodsRequest) (*BatchGetFoodsResponse, error)
 	// Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time.
 	CreateFood(context.Context, *CreateFoodRequest) (*Food, error)
-	// Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled.
+	// Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
 	ImportFoods(context.Context, *ImportFoodsRequest) (*longrunning.Operation, error)
 	// Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.
 	UpdateFood(context.Context, *UpdateFoodRequest) (*Food, error)

@@ -435,7 +435,7 @@ class ImportFoodsMetadata(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """How many foods were looked at."""
+    """How many foods are added."""
     total: _builtins.int
     """Of how many."""
     def __init__(

@@ -119,7 +119,7 @@ class FoodServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportFoods(self, request, context):
-        """Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled.
+        """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class FoodServiceStub:
     CreateFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.CreateFoodRequest, _food_pb2.Food]
     """Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time."""
     ImportFoods: _grpc.UnaryUnaryMultiCallable[_food_pb2.ImportFoodsRequest, _operations_pb2.Operation]
-    """Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled."""
+    """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
     UpdateFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.UpdateFoodRequest, _food_pb2.Food]
     """Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask."""
     DeleteFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.DeleteFoodRequest, _empty_pb2.Empty]
@@ -68,7 +68,7 @@ class FoodServiceAsyncStub(FoodServiceStub):
     CreateFood: _aio.UnaryUnaryMultiCallable[_food_pb2.CreateFoodRequest, _food_pb2.Food]  # type: ignore[assignment]
     """Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time."""
     ImportFoods: _aio.UnaryUnaryMultiCallable[_food_pb2.ImportFoodsRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled."""
+    """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
     UpdateFood: _aio.UnaryUnaryMultiCallable[_food_pb2.UpdateFoodRequest, _food_pb2.Food]  # type: ignore[assignment]
     """Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask."""
     DeleteFood: _aio.UnaryUnaryMultiCallable[_food_pb2.DeleteFoodRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -123,7 +123,7 @@ class FoodServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _food_pb2.ImportFoodsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled."""
+        """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
 
     @_abc_1.abstractmethod
     def UpdateFood(

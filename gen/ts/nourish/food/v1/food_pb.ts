@@ -423,7 +423,7 @@ export const ImportFoodsRequestSchema: GenMessage<ImportFoodsRequest> = /*@__PUR
  */
 export type ImportFoodsMetadata = Message<"nourish.food.v1.ImportFoodsMetadata"> & {
   /**
-   * How many foods were looked at.
+   * How many foods are added.
    *
    * @generated from field: int32 done = 1;
    */
@@ -640,7 +640,7 @@ export const FoodService: GenService<{
     output: typeof FoodSchema;
   },
   /**
-   * Adds many foods of the caller's own: all of them, or none if the import fails or is cancelled.
+   * Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
    *
    * @generated from rpc nourish.food.v1.FoodService.ImportFoods
    */
