@@ -2,10 +2,11 @@
 
 import sys
 
-from bench import fleet, paths, report, restarts, rollout, rotations
+from bench import fleet, jobs, paths, report, restarts, rollout, rotations
 
 BENCHES: dict[str, report.Bench] = {
     "fleet": fleet,
+    "jobs": jobs,
     "paths": paths,
     "restarts": restarts,
     "rollout": rollout,

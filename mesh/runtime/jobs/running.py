@@ -160,6 +160,10 @@ class Attempts:
         self._tasks.add(task)
         try:
             return await task
+        except asyncio.CancelledError:
+            if self._stopping and task.cancelled():  # before it had anything to hand back
+                return _AT_ONCE
+            raise
         finally:
             self._tasks.discard(task)
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-import asyncpg
 from croniter import croniter
 from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager, RetryRequested
+from sqlalchemy import QueuePool
 
 from mesh.runtime.db import Database
 from mesh.runtime.events.backoff import Backoff
@@ -23,6 +23,7 @@ from mesh.runtime.jobs.queue import enqueue, place
 from mesh.runtime.jobs.running import Attempts
 from mesh.runtime.settings import settings
 
+SMALLEST_POOL = 3
 LEASE_SECONDS = 30.0  # a process that does not say for so long that it lives loses its jobs to others
 DRAIN_SECONDS = 5.0  # for what runs when the process is told to stop; then it is handed back
 POLL_SECONDS = 1.0  # what is enqueued wakes a worker at once; a time that has come, for a retry say, is noticed so late
@@ -47,6 +48,7 @@ async def work(
         lease: how long a process may be silent, seconds.
 
     Raises:
+        RuntimeError: the pool is too small.
         TypeError: nothing is marked, or two methods for one message.
     """
     handlers = handlers_of(objects)
@@ -65,7 +67,7 @@ async def work(
 
 
 class _Process:
-    """Takes jobs from the queue, on a connection of its own, which is made anew when it breaks."""
+    """Takes jobs from the queue, on one connection of the pool for as long as that lives, then on another."""
 
     def __init__(self, db: Database, handlers: dict[str, Handler], workers: int, lease: float) -> None:
         self._db = db
@@ -78,7 +80,17 @@ class _Process:
         self._stopping = False
 
     async def prepare(self) -> None:
-        """Makes or upgrades the library's tables; instances that start at once take turns."""
+        """Makes or upgrades the library's tables; instances that start at once take turns.
+
+        Raises:
+            RuntimeError: the pool is too small.
+        """
+        pool: QueuePool = self._db.engine.sync_engine.pool  # type: ignore[assignment]
+        if pool.size() < SMALLEST_POOL:
+            raise RuntimeError(
+                f"jobs need a pool of {SMALLEST_POOL} connections at least, of which one waits for them; this one has "
+                f"{pool.size()}: raise `database.poolSize` of the service in the values"
+            )
         async with self._connected() as driver:
             queries = Queries(driver)
             async with queries.schema_lock():
@@ -142,12 +154,9 @@ class _Process:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncpgDriver]:
-        url = self._db.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = await asyncpg.connect(url)
-        try:
+        async with self._db.raw() as connection:
             yield AsyncpgDriver(connection)
-        finally:
-            await connection.close(timeout=1.0)
+            await connection.reset()  # it listens no more
 
 
 async def _schedule(db: Database, handler: Handler) -> None:

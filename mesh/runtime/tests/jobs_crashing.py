@@ -61,7 +61,7 @@ async def child(url, step):
     for owner in (store, Queries):
         if when and hasattr(owner, name):
             setattr(owner, name, dying(getattr(owner, name), when))
-    async with database(url=url, pool=2) as db, jobs.work(db, Doing(step), lease=600):
+    async with database(url=url, pool=4) as db, jobs.work(db, Doing(step), lease=600):
         async with db.transaction() as connection:
             await jobs.enqueue(connection, GetFoodRequest(name="foods/x"), id=step)
         await asyncio.sleep(60)
@@ -69,7 +69,7 @@ async def child(url, step):
 
 async def prepare(url):
     """Makes the table, and does one job, so that a forked worker finds all that is slow done."""
-    async with database(url=url, pool=2) as db:
+    async with database(url=url, pool=4) as db:
         async with db.transaction() as connection:
             await connection.execute(sa.text("CREATE TABLE effect (job text)"))
         async with jobs.work(db, Doing("none")):
