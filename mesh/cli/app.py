@@ -79,6 +79,7 @@ def _add_verbs() -> None:
         config,
         down,
         generate,
+        jobs,
         logs,
         record,
         replay,
@@ -105,6 +106,7 @@ def _add_verbs() -> None:
         record,
         replay,
         token,
+        jobs,
         logs,
         generate,
     ):

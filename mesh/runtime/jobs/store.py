@@ -114,6 +114,12 @@ _PAGE = sa.text(
     ORDER BY create_time DESC, id DESC LIMIT :limit
     """  # noqa: S608 - constants
 ).bindparams(sa.bindparam("time", type_=sa.DateTime(timezone=True)), sa.bindparam("after", type_=sa.Text))
+_NEWEST = sa.text(
+    f"""
+    SELECT {_COLUMNS} FROM runtime_job WHERE state = coalesce(:state, state)
+    ORDER BY create_time DESC, id DESC LIMIT :limit
+    """  # noqa: S608 - constants
+).bindparams(sa.bindparam("state", type_=sa.Text))
 _FORGET = sa.text("DELETE FROM runtime_job WHERE id = :id AND end_time IS NOT NULL")
 _CLEAN = sa.text(
     """
@@ -207,6 +213,11 @@ async def page(connection: AsyncConnection, owner: str, after: tuple[datetime, s
     time, id_ = after or (None, None)
     rows = await connection.execute(_PAGE, {"owner": owner, "time": time, "after": id_, "limit": limit})
     return [Row(*row) for row in rows]
+
+
+async def newest(connection: AsyncConnection, state: str | None, limit: int) -> list[Row]:
+    """At most `limit` jobs, the newest first; only those in that state, if one is given."""
+    return [Row(*row) for row in await connection.execute(_NEWEST, {"state": state, "limit": limit})]
 
 
 async def forget(connection: AsyncConnection, id_: str) -> bool:
