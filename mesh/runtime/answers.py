@@ -63,13 +63,13 @@ class StoredAnswers:
     async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
         """As `Answers` says."""
         key, body = key_of(method, request), digest(request)
-        async with self._db.unit_of_work() as connection:
-            if (await connection.execute(_CLAIM, {**key, "body": body})).first():
+        async with self._db.unit_of_work() as unit:
+            if (await unit.connection.execute(_CLAIM, {**key, "body": body})).first():
                 answer = await make()
-                async with self._db.transaction() as turn:  # a task of the handler may be at work still
-                    await turn.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
+                async with unit.turn:  # a task of the handler may be at work still
+                    await unit.connection.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
                 return answer
-            kept = (await connection.execute(_READ, key)).one_or_none()
+            kept = (await unit.connection.execute(_READ, key)).one_or_none()
         if kept is None:  # it expired this moment
             raise errors.conflict()
         if kept.body != body:

@@ -90,15 +90,15 @@ class Database:
                 proxy.close()
 
     @asynccontextmanager
-    async def unit_of_work(self) -> AsyncIterator[AsyncConnection]:
+    async def unit_of_work(self) -> AsyncIterator[unit.Unit]:
         """One transaction of all that is done here until the end of the block, by whatever means of this class.
 
         Raises:
             ConnectionError: as `transaction`.
         """
         with _told_as_lost():
-            async with unit.of_work(self.engine) as connection:
-                yield connection
+            async with unit.of_work(self.engine) as opened:
+                yield opened
 
     async def ping(self) -> None:
         """Returns if the server answers. A pool that is all at work is not asked: it is busy, not down.

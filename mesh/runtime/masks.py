@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.api import field_behavior_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
@@ -47,17 +46,17 @@ def merged(stored: M, sent: M, mask: FieldMask, *, field: str = "update_mask") -
     return result
 
 
-def settable(resource: Descriptor) -> list[str]:
-    """The fields of a resource that a caller may set, in the order of the contract."""
+def settable(resource: Any) -> list[str]:
+    """The fields that a caller may set of the resource with that descriptor, in the order of the contract."""
     return [field.name for field in resource.fields if _is_settable(field)]
 
 
-def _is_settable(field: FieldDescriptor) -> bool:
+def _is_settable(field: Any) -> bool:
     behaviour = field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
     return field.name != _ETAG and not _NOT_SET.intersection(behaviour)
 
 
-def _checked(paths: list[str], resource: Descriptor, field: str) -> list[str]:
+def _checked(paths: list[str], resource: Any, field: str) -> list[str]:
     if ALL in paths and len(paths) > 1:
         raise errors.invalid(field, "`*` stands for all fields and must stand alone")
     found = [(field, problem) for path in paths if path != ALL and (problem := _problem(path, resource))]
@@ -66,7 +65,7 @@ def _checked(paths: list[str], resource: Descriptor, field: str) -> list[str]:
     return paths
 
 
-def _problem(path: str, resource: Descriptor) -> str:
+def _problem(path: str, resource: Any) -> str:
     at = resource
     *parents, last = path.split(".")
     for name in parents:

@@ -12,7 +12,7 @@ import contextvars
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import ParamSpec, TypeVar
 
 from mesh.runtime import auth
@@ -41,23 +41,16 @@ async def computing(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     Raises:
         TimeoutError: the deadline of the call passed.
     """
-    return await _within_deadline(_processes(), _Carried(auth.current.get(), work, args, kwargs))
+    return await _within_deadline(_processes(), partial(_carried, auth.current.get(), work, *args, **kwargs))
 
 
-class _Carried:
-    """Work that takes the call it is done for along to another process."""
-
-    def __init__(
-        self, call: CallInfo, work: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> None:
-        self._call, self._work, self._args, self._kwargs = call, work, args, kwargs
-
-    def __call__(self) -> object:
-        token = auth.current.set(self._call)
-        try:
-            return self._work(*self._args, **self._kwargs)
-        finally:
-            auth.current.reset(token)
+def _carried(call: CallInfo, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Does work in another process for the call that it is for."""
+    token = auth.current.set(call)
+    try:
+        return work(*args, **kwargs)
+    finally:
+        auth.current.reset(token)
 
 
 async def _within_deadline(pool: Executor, work: Callable[[], T]) -> T:

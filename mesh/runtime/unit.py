@@ -17,6 +17,7 @@ class Unit:
 
     Attributes:
         engine: of the database.
+        connection: for whoever has the turn.
         turn: held by the task that is inside a block.
         open: until the call has ended; a task that it left behind has transactions of its own from then on.
     """
@@ -25,7 +26,7 @@ class Unit:
         self.engine = engine
         self.turn = asyncio.Lock()
         self.open = True
-        self._connection = connection
+        self.connection = connection
         self._holder: asyncio.Task[object] | None = None
 
     @asynccontextmanager
@@ -37,16 +38,16 @@ class Unit:
         """
         task = asyncio.current_task()
         if self._holder is task:  # a block inside a block
-            async with self._connection.begin_nested():
-                yield self._connection
+            async with self.connection.begin_nested():
+                yield self.connection
             return
         async with self.turn:
             if not self.open:
                 raise ConnectionError("the call that this task belonged to has ended")
             self._holder = task
             try:
-                async with self._connection.begin_nested():
-                    yield self._connection
+                async with self.connection.begin_nested():
+                    yield self.connection
             finally:
                 self._holder = None
 
@@ -61,13 +62,13 @@ def of(engine: AsyncEngine) -> Unit | None:
 
 
 @asynccontextmanager
-async def of_work(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def of_work(engine: AsyncEngine) -> AsyncIterator[Unit]:
     """Makes one transaction of all that happens on the database inside: committed at the end, or rolled back."""
     async with engine.begin() as connection:
         unit = Unit(engine, connection)
         token = _current.set(unit)
         try:
-            yield connection
+            yield unit
             async with unit.turn:  # what a task is at is a part of it; nobody comes after
                 unit.open = False
         finally:

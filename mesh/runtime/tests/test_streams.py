@@ -39,6 +39,14 @@ class Talk(Servicer):
         finally:
             self.ended.put_nowait(request.text)
 
+    async def WatchMuch(self, request, context):
+        task = asyncio.current_task()
+        try:
+            while True:
+                yield Line(text="x" * 1_000_000)
+        finally:
+            self.ended.put_nowait(asyncio.current_task() is task)
+
     WatchOwn = Watch
     WatchBriefly = Watch
 
@@ -157,6 +165,14 @@ async def serving(talk, folder):
     async with grpc.aio.insecure_channel(f"unix:{folder}/app.sock") as channel:
         yield built, Stub(channel)
     await built.grpc.stop(None)
+
+
+async def test_a_stream_that_nobody_reads_any_more_is_closed_within_its_call(stub, talk):
+    """Its code stands at a `yield`: left to the garbage collector, it would clean up later and elsewhere."""
+    call = stub.WatchMuch(Line())
+    await call.read()
+    call.cancel()
+    assert await asyncio.wait_for(talk.ended.get(), 20) is True
 
 
 async def test_a_stream_that_has_a_message_to_go_finishes_while_the_server_drains(talk, tmp_path):
