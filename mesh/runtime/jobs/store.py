@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 _COLUMNS = ", ".join(Row._fields)
 _MINE = "id = :id AND attempt = :attempt AND state = 'running'"
-_TELL = f"pg_notify('{CHANGED}', id)"
+_TELL = f"CASE WHEN owner <> '' THEN pg_notify('{CHANGED}', id) END"  # PostgreSQL commits notifiers one by one
 _INSERT = sa.text(
     """
     INSERT INTO runtime_job (id, kind, key, owner, argument, headers, priority, run_time, state)
@@ -130,7 +130,7 @@ _CLEAN = sa.text(
 _LOST = sa.text(
     """
     SELECT id, kind, priority, greatest(run_time - now(), interval '0') AS delay FROM runtime_job
-    WHERE end_time IS NULL AND NOT EXISTS (
+    WHERE state IN ('queued', 'running') AND NOT EXISTS (
       SELECT FROM pgqueuer WHERE dedupe_key = runtime_job.id AND status IN ('queued', 'picked')
     )
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +29,8 @@ LEASE_SECONDS = 30.0  # a process that does not say for so long that it lives lo
 DRAIN_SECONDS = 5.0  # for what runs when the process is told to stop; then it is handed back
 POLL_SECONDS = 1.0  # what is enqueued wakes a worker at once; a time that has come, for a retry say, is noticed so late
 TIDY_SECONDS = 60.0
-_LOG_KEPT = "DELETE FROM pgqueuer_log WHERE aggregated AND created < now() - interval '1 day'"
+CLEANED_EACH = 60  # rounds of that
+_OLD_LOG = "DELETE FROM pgqueuer_log WHERE created < now() - interval '1 day'"
 _BACKOFF = Backoff(first=0.5, limit=15.0)
 _log = logging.getLogger("mesh.runtime.jobs")
 
@@ -138,6 +140,7 @@ class _Process:
             batch_size=most // 2,
             max_concurrent_tasks=most,
             heartbeat_timeout=self._lease,
+            log_aggregation_interval=timedelta(0),  # statistics that nobody reads
         )
 
     def _entrypoint(self, handler: Handler) -> Callable[[Job], Awaitable[None]]:
@@ -192,21 +195,30 @@ async def _persistently(attempt: Callable[[], Awaitable[bool]]) -> bool:
             return await attempt()
         except Exception as error:  # noqa: BLE001 - the next try may find the database again
             failures += 1
-            _log.warning("a scheduled job waits", extra={"error": f"{type(error).__name__}: {error}"})
+            _log.warning(
+                "what is done for jobs now and then waits", extra={"error": f"{type(error).__name__}: {error}"}
+            )
             await asyncio.sleep(_BACKOFF.seconds(failures))
 
 
 async def _tidy(db: Database) -> None:
     """Puts back now and then what has lost its place in the queue, and deletes what ended long ago."""
-    while True:
-        await _persistently(partial(_tidy_once, db))
+    for number in itertools.count():
+        await _persistently(partial(_find_lost, db))
+        if number % CLEANED_EACH == 0:
+            await _persistently(partial(_clean, db))
         await asyncio.sleep(TIDY_SECONDS * (0.5 + random.random()))  # noqa: S311 - spreads the instances
 
 
-async def _tidy_once(db: Database) -> bool:
+async def _find_lost(db: Database) -> bool:
     async with db.transaction() as connection:
         for lost in await store.lost(connection):
             await place(connection, *lost)
+    return True
+
+
+async def _clean(db: Database) -> bool:
+    async with db.transaction() as connection:
         await store.clean(connection)
-        await connection.exec_driver_sql(_LOG_KEPT)
+        await connection.exec_driver_sql(_OLD_LOG)
     return True
