@@ -245,31 +245,35 @@ async def test_what_a_stopping_process_cannot_finish_another_does_and_it_is_no_f
 
 
 async def test_a_process_taken_for_dead_keeps_nothing_of_what_it_does_then(db, monkeypatch):
-    """Its lease is over while it hangs: what it writes afterwards is undone, and what it ends is not ended by it."""
-    go_on, outcomes = asyncio.Event(), []
+    """Its lease is over while it hangs, and another does the job: what it writes when it wakes up is undone."""
+    began, taken, woke, outcomes = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
 
     async def first(argument, job):
-        await asyncio.wait_for(go_on.wait(), 20)
+        began.set()
+        await asyncio.wait_for(taken.wait(), 20)
         try:
             async with job.transaction():
                 outcomes.append("wrote")
         except jobs.Superseded:
             outcomes.append("superseded")
             raise
+        finally:
+            woke.set()
+
+    async def second(argument, job):
+        taken.set()
+        await asyncio.wait_for(woke.wait(), 20)
 
     monkeypatch.setattr("mesh.runtime.jobs.workers.POLL_SECONDS", 600)  # it hangs
     async with jobs.work(db, Doing(first)):
         await ask(db, get())
-        await until(lambda: rows(db, "SELECT 1 FROM runtime_job WHERE state = 'running'"))
+        await began.wait()
         async with db.transaction() as connection:
             await connection.execute(sa.text("UPDATE pgqueuer SET heartbeat = now() - interval '1 hour'"))
         monkeypatch.setattr("mesh.runtime.jobs.workers.POLL_SECONDS", 0.1)
-        second = Doing()
-        async with jobs.work(db, second):
+        async with jobs.work(db, Doing(second)):
             (row,) = await ended(db)
-        go_on.set()
-        await until(lambda: asyncio.sleep(0, outcomes))
-    assert (outcomes, second.done, row.attempt) == (["superseded"], ["x"], 2)
+    assert (outcomes, row.state, row.attempt) == (["superseded"], "succeeded", 2)
 
 
 async def test_what_has_lost_its_place_in_the_queue_gets_another(db):
