@@ -80,7 +80,8 @@ async def _run() -> dict[str, Any]:
 
 async def _measure(url: str) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"bare": [], "jobs": [], "inserts": [], "enqueued": []}
-    async with database(url=url, pool=WORKERS + 2) as db, asyncpg.create_pool(url, max_size=WORKERS) as pool:
+    bare = asyncpg.create_pool(url, min_size=1, max_size=WORKERS)
+    async with database(url=url, pool=WORKERS + 2) as db, bare as pool:
         await pool.execute("CREATE TABLE plain (id bigserial PRIMARY KEY, argument bytea, done boolean DEFAULT false)")
         for _ in range(ROUNDS):
             rates["inserts"].append(await _rate(_insert(pool)))
