@@ -28,7 +28,7 @@ from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority, sds_files
 from mesh.local.envoy import Envoy, binary
 from mesh.local.process import Child
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment
 from mesh.topology import EDGE, Topology
 from mesh.values import ValuesFile, load
 
@@ -192,7 +192,7 @@ def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, mo
         with monkeypatch.context() as patch:
             for variable, value in env.items():
                 patch.setenv(variable, value if isinstance(value, str) else "elsewhere")
-            read = settings.__wrapped__()
+            read = environment.__wrapped__()
         assert (read.service, read.subset) == (service, subset)
         assert env["NOURISH_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
         proxy = yaml.safe_load(bootstraps(documents)[name])

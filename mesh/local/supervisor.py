@@ -235,7 +235,7 @@ class Mesh:
         )
 
     def _environment(self, instance: Instance) -> dict[str, str]:
-        """The contract with `mesh.runtime.settings`."""
+        """The contract with `mesh.runtime.environment`."""
         paths, service = self._paths, self._topology.services.get(instance.service)
         env = {
             **python_environment(self._root, paths),

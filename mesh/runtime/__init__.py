@@ -7,10 +7,10 @@ from mesh.runtime import auth, errors, masks, notify, pages
 from mesh.runtime.app import run
 from mesh.runtime.client import call
 from mesh.runtime.db import Database, database
+from mesh.runtime.environment import environment
 from mesh.runtime.handlers import Context
 from mesh.runtime.pools import blocking, computing
 from mesh.runtime.server import serve
-from mesh.runtime.settings import settings
 
 __all__ = [
     "Context",
@@ -20,11 +20,11 @@ __all__ = [
     "call",
     "computing",
     "database",
+    "environment",
     "errors",
     "masks",
     "notify",
     "pages",
     "run",
     "serve",
-    "settings",
 ]

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool
 from nourish.mesh.v1 import policy_pb2
 
 from mesh.runtime import auth, options
-from mesh.runtime.settings import required, settings
+from mesh.runtime.environment import environment, required
 
 Stub = TypeVar("Stub")
 _PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
@@ -36,7 +36,9 @@ def call(stub: Callable[[grpc.aio.Channel], Stub]) -> Stub:
 @cache
 def egress() -> grpc.aio.Channel:
     """The channel of this process to its sidecar. Opened on first use, never closed before the process ends."""
-    return passing_on(grpc.aio.insecure_channel(required(settings().egress, "NOURISH_EGRESS"), options=options.CLIENT))
+    return passing_on(
+        grpc.aio.insecure_channel(required(environment().egress, "NOURISH_EGRESS"), options=options.CLIENT)
+    )
 
 
 def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:

@@ -13,7 +13,7 @@ from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mesh.runtime import health, pages, unit
-from mesh.runtime.settings import required, settings
+from mesh.runtime.environment import environment, required
 
 if TYPE_CHECKING:
     import asyncpg
@@ -139,10 +139,10 @@ async def database(
     Raises:
         RuntimeError: no URL.
     """
-    address = sa.make_url(url or required(settings().database_url, "NOURISH_DATABASE_URL"))
+    address = sa.make_url(url or required(environment().database_url, "NOURISH_DATABASE_URL"))
     engine = create_async_engine(
         address.set(drivername="postgresql+asyncpg"),
-        pool_size=pool or settings().database_pool,
+        pool_size=pool or environment().database_pool,
         max_overflow=0,
         hide_parameters=True,  # an exception is logged, and what people entered is not
         connect_args={"server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS)}},

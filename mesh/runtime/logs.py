@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 
 from mesh.runtime import auth
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -21,7 +21,7 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "instance": settings().instance,
+            "instance": environment().instance,
             "message": record.getMessage(),
             "logger": record.name,
         }

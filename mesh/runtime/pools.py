@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from mesh.runtime import auth
 from mesh.runtime.auth import CallInfo
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,10 +61,10 @@ async def _within_deadline(pool: Executor, work: Callable[[], T]) -> T:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(settings().threads, thread_name_prefix="blocking")
+    return ThreadPoolExecutor(environment().threads, thread_name_prefix="blocking")
 
 
 @cache
 def _processes() -> ProcessPoolExecutor:
     # Neither a copy of this process nor its child by fork: gRPC does not survive one.
-    return ProcessPoolExecutor(settings().processes, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(environment().processes, mp_context=multiprocessing.get_context("spawn"))

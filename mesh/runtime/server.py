@@ -19,11 +19,11 @@ from grpc_reflection.v1alpha import reflection
 from mesh.runtime import notify, options
 from mesh.runtime.answers import Answers, StoredAnswers
 from mesh.runtime.db import current as current_database
+from mesh.runtime.environment import environment, required
 from mesh.runtime.handlers import MethodInfo, is_implemented, register, shaped
 from mesh.runtime.health import Watch
 from mesh.runtime.middleware import Server, wrap
 from mesh.runtime.running import DRAIN_SECONDS, Running
-from mesh.runtime.settings import required, settings
 
 _log = logging.getLogger("mesh.runtime")
 
@@ -40,7 +40,7 @@ async def serve(*servicers: object, address: str | None = None) -> None:
     Raises:
         RuntimeError: nowhere to listen, or the address is taken.
     """
-    listen = address or required(settings().listen, "NOURISH_LISTEN")
+    listen = address or required(environment().listen, "NOURISH_LISTEN")
     built = build_server(*servicers)
     if listen.startswith("unix:"):
         _clear_socket(listen.removeprefix("unix:"))
@@ -95,7 +95,7 @@ def build_server(*servicers: object, answers: Answers | None = None) -> Built:
     server = grpc.aio.server(options=options.SERVER)
     if answers is None and (db := current_database()):
         answers = StoredAnswers(db)
-    running = Running(max_calls=settings().max_calls, max_streams=settings().max_streams)
+    running = Running(max_calls=environment().max_calls, max_streams=environment().max_streams)
     registrar = _Registrar(server, Server(running, answers))
     for servicer in servicers:
         _add(servicer, registrar)

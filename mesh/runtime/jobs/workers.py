@@ -16,13 +16,13 @@ from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager, RetryRequested
 from sqlalchemy import QueuePool
 
 from mesh.runtime.db import Database
+from mesh.runtime.environment import environment
 from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.jobs import store
 from mesh.runtime.jobs.changes import changes
 from mesh.runtime.jobs.kinds import Handler, handlers_of
 from mesh.runtime.jobs.queue import enqueue, place
 from mesh.runtime.jobs.running import Attempts
-from mesh.runtime.settings import settings
 
 SMALLEST_POOL = 3
 LEASE_SECONDS = 30.0  # a process that does not say for so long that it lives loses its jobs to others
@@ -54,7 +54,7 @@ async def work(
         TypeError: nothing is marked, or two methods for one message.
     """
     handlers = handlers_of(objects)
-    process = _Process(db, handlers, settings().jobs if workers is None else workers, lease)
+    process = _Process(db, handlers, environment().jobs if workers is None else workers, lease)
     await process.prepare()
     tasks = [asyncio.create_task(process.run())]
     tasks += [asyncio.create_task(_schedule(db, h)) for h in handlers.values() if h.kind.cron]

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from mesh.runtime import options, server
-from mesh.runtime.settings import settings
+from mesh.runtime.environment import environment
 from mesh.runtime.testing import serve_in_memory
 from mesh.runtime.tests.talk import Line, Refused, Servicer, Stub
 
@@ -41,8 +41,8 @@ def talk():
 
 @pytest.fixture
 async def stub(talk, monkeypatch):
-    few = replace(settings(), max_calls=3, max_streams=2)
-    monkeypatch.setattr(server, "settings", lambda: few)
+    few = replace(environment(), max_calls=3, max_streams=2)
+    monkeypatch.setattr(server, "environment", lambda: few)
     async with serve_in_memory(talk) as channel:
         yield Stub(channel)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Settings:
+class Environment:
     """One process of a service."""
 
     service: str
@@ -29,11 +29,11 @@ class Settings:
 
 
 @cache
-def settings() -> Settings:
+def environment() -> Environment:
     """Reads the environment once; a missing value fails where it is used, naming the variable."""
     env = os.environ
     service = env.get("NOURISH_SERVICE", "")
-    return Settings(
+    return Environment(
         service=service,
         instance=env.get("NOURISH_INSTANCE", f"{service}-0"),
         subset=env.get("NOURISH_SUBSET", "stable"),
