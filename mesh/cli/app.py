@@ -80,6 +80,7 @@ def _add_verbs() -> None:
         down,
         events,
         generate,
+        jobs,
         logs,
         record,
         replay,
@@ -109,6 +110,7 @@ def _add_verbs() -> None:
         replay,
         token,
         events,
+        jobs,
         logs,
         generate,
     ):

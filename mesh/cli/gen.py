@@ -24,7 +24,8 @@ from mesh.cli._protoprint import print_file
 ROOT = Path(__file__).resolve().parents[2]
 DEPS = ROOT / ".deps" / "protos"
 BIN = Path(sys.executable).parent
-GOOGLE = ("google/api", "google/rpc", "google/type")
+GOOGLE = ("google/api", "google/longrunning", "google/rpc", "google/type")
+GENERATED = ("nourish", "buf", "google/longrunning")  # Go has no light module of the last two
 LANGUAGES = ("python", "go", "ts")
 PACKAGES = ("nourish", "buf", "google")
 PYTHON_OUTPUTS = ("python", "grpc_python", "mypy", "mypy_grpc")
@@ -49,7 +50,8 @@ def generate(out: Path) -> None:
     descriptors = out / "descriptors.binpb"
     _run(str(BIN / "buf"), "build", "--as-file-descriptor-set", "-o", str(descriptors))
     _generate_python(out / "python", descriptors)
-    _run(str(BIN / "buf"), "generate", str(descriptors), "--path", "nourish", "--path", "buf", "-o", str(out))
+    paths = [part for path in GENERATED for part in ("--path", path)]
+    _run(str(BIN / "buf"), "generate", str(descriptors), *paths, "-o", str(out))
 
 
 def check() -> list[str]:
@@ -88,7 +90,8 @@ def prepare_imports() -> None:
         target = DEPS / folder
         target.mkdir(parents=True)
         for source in (google.parent.parent / folder).glob("*.proto"):
-            shutil.copy(source, target)
+            # The wheel calls google/longrunning/operations.proto by another name than its own code does.
+            shutil.copy(source, target / source.name.replace("_proto.", "."))
     (DEPS / "buf/validate").mkdir(parents=True)
     (DEPS / "buf/validate/validate.proto").write_text(print_file(_validate_descriptor()))
 

@@ -27,6 +27,7 @@ class Environment:
     max_streams: int
     threads: int  # for work that blocks
     processes: int  # for work that keeps a core busy
+    jobs: int  # that run in this process at once, if its service has any; 0 for none
     cache_dir: Path  # may be filled with what can be made again
 
 
@@ -52,6 +53,7 @@ def environment() -> Environment:
         max_streams=int(env.get("NOURISH_MAX_STREAMS", "256")),
         threads=int(env.get("NOURISH_THREADS", "8")),
         processes=int(env.get("NOURISH_PROCESSES", "1")),
+        jobs=int(env.get("NOURISH_JOBS", "4")),
         cache_dir=Path(env.get("NOURISH_CACHE_DIR", ".mesh/cache")),
     )
 

@@ -51,4 +51,5 @@ def configure(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for wordy in ("alembic", "pgqueuer"):
+        logging.getLogger(wordy).setLevel(logging.WARNING)

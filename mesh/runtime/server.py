@@ -141,6 +141,7 @@ def _add(servicer: object, registrar: _Registrar) -> None:
     """Calls the generated `add_...Servicer_to_server` of the servicer's contract."""
     for base in type(servicer).__mro__:
         if base.__module__.endswith("_pb2_grpc"):
+            __import__(base.__module__.removesuffix("_grpc"))  # defines the service; not all of the other import it
             module = __import__(base.__module__, fromlist=["*"])
             getattr(module, f"add_{base.__name__}_to_server")(servicer, registrar)
             return

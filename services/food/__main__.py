@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mesh.runtime import database, events, notify, run, serve
-from services.food.service import FoodService
+from mesh.runtime import database, events, jobs, notify, run, serve
+from services.food.service import FoodService, OperationService
 from services.food.store import FoodStore
 from services.food.usda import import_usda
 
@@ -12,9 +12,9 @@ async def main() -> None:
     """Brings schema and foods up to date, then serves until SIGTERM."""
     async with database(migrations=Path(__file__).parent / "migrations") as db:
         service = FoodService(FoodStore(db))
-        async with events.carry(db, service):
+        async with events.carry(db, service), jobs.work(db, service):
             await import_usda(db, progress=notify.status)
-            await serve(service)
+            await serve(service, OperationService(db))
 
 
 if __name__ == "__main__":

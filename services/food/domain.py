@@ -141,6 +141,11 @@ def new_user_id() -> str:
     return "own-" + secrets.token_hex(10)
 
 
+def imported_id(job: str, place: int) -> str:
+    """The id of the food at a place of an import: the same whenever the import is tried again."""
+    return f"own-{short_hash(f'{job} {place}')}"
+
+
 def new_etag() -> str:
     """A fresh etag; never one that the food had before."""
     return secrets.token_hex(8)

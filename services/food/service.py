@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cachetools import LRUCache
+from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
-from nourish.food.v1 import food_pb2_grpc
+from nourish.food.v1 import food_pb2_grpc, operation_pb2_grpc
 from nourish.food.v1.food_pb2 import (
     SOURCE_USER,
     BatchGetFoodsRequest,
@@ -17,6 +18,9 @@ from nourish.food.v1.food_pb2 import (
     Food,
     FoodsImported,
     GetFoodRequest,
+    ImportFoodsMetadata,
+    ImportFoodsRequest,
+    ImportFoodsResponse,
     ListFoodsRequest,
     ListFoodsResponse,
     SearchFoodsRequest,
@@ -25,14 +29,15 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 
-from mesh.runtime import Context, auth, errors, events, masks, pages
+from mesh.runtime import Context, auth, errors, events, jobs, masks, pages
 from services.food import domain
-from services.food.domain import to_food
+from services.food.domain import Content, to_food
 from services.food.store import Cursor, FoodStore, LockedFood
 
 CACHED_FOODS = 4096  # about 1.5 kB each
 LIST_PAGE = 50
 SEARCH_PAGE = 20
+IMPORTED_AT_ONCE = 100
 
 
 class FoodService(food_pb2_grpc.FoodServiceServicer):
@@ -98,6 +103,24 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
             content = domain.content_of(request.food)
         return to_food(await self._store.create(auth.user(), content))
 
+    async def ImportFoods(self, request: ImportFoodsRequest, context: Context) -> Operation:
+        """Begins to add many foods of the caller's own."""
+        _contents(request)
+        return await self._store.begin_import(request)
+
+    @jobs.job(ImportFoodsRequest, limit=2, seconds=120)
+    async def import_foods(self, request: ImportFoodsRequest, job: jobs.Job) -> ImportFoodsResponse:
+        """Adds them; goes on where an attempt before left off."""
+        contents = {domain.imported_id(job.id, place): c for place, c in enumerate(_contents(request))}
+        ids = list(contents)
+        done = job.progress(ImportFoodsMetadata).done
+        for start in range(done, len(ids), IMPORTED_AT_ONCE):
+            batch = ids[start : start + IMPORTED_AT_ONCE]
+            async with job.transaction() as connection:
+                await self._store.add(connection, auth.user(), {id_: contents[id_] for id_ in batch})
+                await job.report(ImportFoodsMetadata(done=start + len(batch), total=len(ids)))
+        return ImportFoodsResponse(names=[f"foods/{id_}" for id_ in ids])
+
     async def UpdateFood(self, request: UpdateFoodRequest, context: Context) -> Food:
         """Changes a food of the caller's own."""
         sent = request.food
@@ -117,6 +140,15 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
                 return Empty()
             await _own(locked, request.name, request.etag).delete()
             return Empty()
+
+
+class OperationService(jobs.Operations, operation_pb2_grpc.OperationServiceServicer):
+    """Imports under way, each for the user who began it."""
+
+
+def _contents(request: ImportFoodsRequest) -> list[Content]:
+    with _named_fields():
+        return [domain.content_of(food) for food in request.foods]
 
 
 def _id(name: str) -> str:

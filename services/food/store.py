@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
-from nourish.food.v1.food_pb2 import FoodsImported
+from google.longrunning.operations_pb2 import Operation
+from nourish.food.v1.food_pb2 import FoodsImported, ImportFoodsRequest
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime import Database, events
+from mesh.runtime import Database, auth, events, jobs
 from services.food import domain
 from services.food.domain import Content, FoodRow
 from services.food.search import KNOWN_FOODS, MAX_WORDS, Neighbour, Term, as_typed, lexemes, matching, term
@@ -194,6 +195,18 @@ class FoodStore:
         values = {"id": domain.new_user_id(), "owner": user, "source": int(domain.USER), **_values(content)}
         async with self._db.transaction() as connection:
             return FoodRow(*(await connection.execute(_food.insert().values(values).returning(*_ROW))).one())
+
+    async def begin_import(self, request: ImportFoodsRequest) -> Operation:
+        """Has the foods of `request` added for the user of this call, whose imports take turns."""
+        async with self._db.transaction() as connection:
+            return await jobs.begin(connection, request, key=auth.user())
+
+    @staticmethod
+    async def add(connection: AsyncConnection, user: str, foods: Mapping[str, Content]) -> None:
+        """Adds foods of `user` by their ids."""
+        common = {"owner": user, "source": int(domain.USER)}
+        values = [{"id": id_, **common, **_values(content)} for id_, content in foods.items()]
+        await connection.execute(_food.insert(), values)
 
     @asynccontextmanager
     async def locked(self, id_: str, user: str) -> AsyncIterator[LockedFood | None]:

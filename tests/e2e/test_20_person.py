@@ -1,5 +1,7 @@
 """A signed-in person keeps a profile and foods of their own; nobody else sees them."""
 
+import json
+
 import httpx
 import pytest
 
@@ -79,3 +81,19 @@ def test_a_token_without_the_scope_is_refused(person):
     reader = person("carol", "profile.read")
     refused = reader.post("/profiles", json=PROFILE)
     assert (refused.status_code, refused.json()["details"][0]["reason"]) == (403, "PERMISSION_DENIED")
+
+
+def test_ones_own_foods_are_imported_as_an_operation_that_oneself_alone_follows(person):
+    me, other = person(), person("bob")
+    foods = [{"displayName": f"Dish {n}"} for n in range(150)]
+    name = me.post("/foods:import", json={"foods": foods}).raise_for_status().json()["name"]
+    with me.stream("GET", f"/{name}:watch") as watched:
+        operation = [json.loads(line) for line in watched.iter_lines() if line][-1]
+    assert (operation["done"], operation["metadata"]["done"]) == (True, 150)
+    assert me.get(f"/{operation['response']['names'][149]}").json()["displayName"] == "Dish 149"
+    assert me.get(f"/{name}:wait").json() == operation
+    assert [listed["name"] for listed in me.get("/operations/food").json()["operations"]] == [name]
+    assert [other.get(f"/{name}{verb}").status_code for verb in ("", ":wait", ":watch")] == [404] * 3
+    assert other.post(f"/{name}:cancel", json={}).status_code == 404
+    me.delete(f"/{name}").raise_for_status()
+    assert me.get(f"/{name}").status_code == 404

@@ -15,6 +15,9 @@ from nourish.food.v1.food_pb2 import (
     DeleteFoodRequest,
     Food,
     GetFoodRequest,
+    ImportFoodsMetadata,
+    ImportFoodsRequest,
+    ImportFoodsResponse,
     ListFoodsRequest,
     Portion,
     SearchFoodsRequest,
@@ -22,11 +25,13 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 from nourish.food.v1.food_pb2_grpc import FoodServiceStub
+from nourish.food.v1.operation_pb2_grpc import OperationServiceStub
 from nourish.type.v1.nutrients_pb2 import Nutrients
+from nourish.type.v1.operations_pb2 import WaitOperationRequest
 
-from mesh.runtime import database
+from mesh.runtime import database, jobs
 from mesh.runtime.testing import as_user, serve_in_memory
-from services.food.service import FoodService
+from services.food.service import FoodService, OperationService
 from services.food.store import FoodStore
 
 GENERIC = {Source.SOURCE_FOUNDATION, Source.SOURCE_SR_LEGACY, Source.SOURCE_SURVEY}
@@ -443,6 +448,27 @@ async def test_without_a_request_id_two_creations_are_two_foods(stub, alice):
     made = [await stub.CreateFood(CreateFoodRequest(food=STEW), metadata=alice) for _ in range(2)]
     assert {food.name for food in made} == {food.name for food in await listed(stub, alice, source=Source.SOURCE_USER)}
     assert made[0].name != made[1].name
+
+
+async def test_many_foods_are_imported_as_an_operation(sample_url, alice, bob):
+    foods = [Food(display_name=f"Dish {n}") for n in range(250)]
+    async with database(url=sample_url) as db:
+        service = FoodService(FoodStore(db))
+        async with jobs.work(db, service), serve_in_memory(service, OperationService(db)) as channel:
+            stub, operations = FoodServiceStub(channel), OperationServiceStub(channel)
+            begun = await stub.ImportFoods(ImportFoodsRequest(foods=foods), metadata=alice)
+            wait = WaitOperationRequest(name=begun.name)
+            operation = await operations.WaitOperation(wait, metadata=alice)
+            response, metadata = ImportFoodsResponse(), ImportFoodsMetadata()
+            assert operation.response.Unpack(response)
+            assert operation.metadata.Unpack(metadata)
+            assert (metadata.done, metadata.total) == (250, 250)
+            found = {food.name: food.display_name for food in await listed(stub, alice, source=Source.SOURCE_USER)}
+            assert [found[name] for name in response.names] == [food.display_name for food in foods]
+            async with Refused("NOT_FOUND"):
+                await operations.WaitOperation(wait, metadata=bob)
+            async with Refused("INVALID_ARGUMENT"):
+                await stub.ImportFoods(ImportFoodsRequest(foods=[Food(display_name=" ")]), metadata=alice)
 
 
 async def test_a_usda_food_is_kept_in_memory_and_an_own_food_never(sample_url, alice):

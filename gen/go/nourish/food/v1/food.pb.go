@@ -14,6 +14,7 @@ import (
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	_ "nourish.local/gen/go/buf/validate"
+	longrunning "nourish.local/gen/go/google/longrunning"
 	_ "nourish.local/gen/go/nourish/mesh/v1"
 	v1 "nourish.local/gen/go/nourish/type/v1"
 	reflect "reflect"
@@ -770,6 +771,162 @@ func (x *CreateFoodRequest) GetRequestId() string {
 	return ""
 }
 
+// Adds many foods.
+type ImportFoodsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to add; name, source and times of each are set by the service.
+	Foods []*Food `protobuf:"bytes,1,rep,name=foods,proto3" json:"foods,omitempty"`
+	// A UUID that makes a repeat of this call harmless.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFoodsRequest) Reset() {
+	*x = ImportFoodsRequest{}
+	mi := &file_nourish_food_v1_food_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFoodsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFoodsRequest) ProtoMessage() {}
+
+func (x *ImportFoodsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_food_v1_food_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFoodsRequest.ProtoReflect.Descriptor instead.
+func (*ImportFoodsRequest) Descriptor() ([]byte, []int) {
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ImportFoodsRequest) GetFoods() []*Food {
+	if x != nil {
+		return x.Foods
+	}
+	return nil
+}
+
+func (x *ImportFoodsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// How far an import is: the metadata of its operation.
+type ImportFoodsMetadata struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many foods are added.
+	Done int32 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// Of how many.
+	Total         int32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFoodsMetadata) Reset() {
+	*x = ImportFoodsMetadata{}
+	mi := &file_nourish_food_v1_food_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFoodsMetadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFoodsMetadata) ProtoMessage() {}
+
+func (x *ImportFoodsMetadata) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_food_v1_food_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFoodsMetadata.ProtoReflect.Descriptor instead.
+func (*ImportFoodsMetadata) Descriptor() ([]byte, []int) {
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImportFoodsMetadata) GetDone() int32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *ImportFoodsMetadata) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// What an import added: the response of its operation.
+type ImportFoodsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The names of the foods, in the order sent.
+	Names         []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportFoodsResponse) Reset() {
+	*x = ImportFoodsResponse{}
+	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportFoodsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportFoodsResponse) ProtoMessage() {}
+
+func (x *ImportFoodsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportFoodsResponse.ProtoReflect.Descriptor instead.
+func (*ImportFoodsResponse) Descriptor() ([]byte, []int) {
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImportFoodsResponse) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 // Changes a food.
 type UpdateFoodRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -783,7 +940,7 @@ type UpdateFoodRequest struct {
 
 func (x *UpdateFoodRequest) Reset() {
 	*x = UpdateFoodRequest{}
-	mi := &file_nourish_food_v1_food_proto_msgTypes[11]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +952,7 @@ func (x *UpdateFoodRequest) String() string {
 func (*UpdateFoodRequest) ProtoMessage() {}
 
 func (x *UpdateFoodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_food_v1_food_proto_msgTypes[11]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +965,7 @@ func (x *UpdateFoodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateFoodRequest.ProtoReflect.Descriptor instead.
 func (*UpdateFoodRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{11}
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateFoodRequest) GetFood() *Food {
@@ -840,7 +997,7 @@ type DeleteFoodRequest struct {
 
 func (x *DeleteFoodRequest) Reset() {
 	*x = DeleteFoodRequest{}
-	mi := &file_nourish_food_v1_food_proto_msgTypes[12]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1009,7 @@ func (x *DeleteFoodRequest) String() string {
 func (*DeleteFoodRequest) ProtoMessage() {}
 
 func (x *DeleteFoodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_food_v1_food_proto_msgTypes[12]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1022,7 @@ func (x *DeleteFoodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFoodRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFoodRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{12}
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteFoodRequest) GetName() string {
@@ -902,7 +1059,7 @@ type FoodsImported struct {
 
 func (x *FoodsImported) Reset() {
 	*x = FoodsImported{}
-	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1071,7 @@ func (x *FoodsImported) String() string {
 func (*FoodsImported) ProtoMessage() {}
 
 func (x *FoodsImported) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_food_v1_food_proto_msgTypes[13]
+	mi := &file_nourish_food_v1_food_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1084,7 @@ func (x *FoodsImported) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoodsImported.ProtoReflect.Descriptor instead.
 func (*FoodsImported) Descriptor() ([]byte, []int) {
-	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{13}
+	return file_nourish_food_v1_food_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FoodsImported) GetData() string {
@@ -948,7 +1105,7 @@ var File_nourish_food_v1_food_proto protoreflect.FileDescriptor
 
 const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\n" +
-	"\x1anourish/food/v1/food.proto\x12\x0fnourish.food.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1fnourish/type/v1/nutrients.proto\"z\n" +
+	"\x1anourish/food/v1/food.proto\x12\x0fnourish.food.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnourish/mesh/v1/policy.proto\x1a\x1fnourish/type/v1/nutrients.proto\"z\n" +
 	"\aPortion\x12<\n" +
 	"\vdescription\x18\x01 \x01(\tB\x1a\xe2A\x01\x02\xbaH\x13r\x11\x10\x01\x18\xc8\x012\n" +
 	"^[^\\x00]*$R\vdescription\x121\n" +
@@ -1006,7 +1163,17 @@ const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x04food\x12.\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\x0f\xe2A\x01\x01\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:U\xbaHR\x1aP\n" +
-	"\x11food.display_name\x12\x1dfood.display_name is required\x1a\x1cthis.food.display_name != ''\"\xfa\x01\n" +
+	"\x11food.display_name\x12\x1dfood.display_name is required\x1a\x1cthis.food.display_name != ''\"\xf4\x01\n" +
+	"\x12ImportFoodsRequest\x12<\n" +
+	"\x05foods\x18\x01 \x03(\v2\x15.nourish.food.v1.FoodB\x0f\xe2A\x01\x02\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x05foods\x12.\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\x0f\xe2A\x01\x01\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId:p\xbaHm\x1ak\n" +
+	"\x12foods.display_name\x12&each of the foods needs a display_name\x1a-this.foods.all(food, food.display_name != '')\"?\n" +
+	"\x13ImportFoodsMetadata\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\x05R\x04done\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\"+\n" +
+	"\x13ImportFoodsResponse\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\xfa\x01\n" +
 	"\x11UpdateFoodRequest\x125\n" +
 	"\x04food\x18\x01 \x01(\v2\x15.nourish.food.v1.FoodB\n" +
 	"\xe2A\x01\x02\xbaH\x03\xc8\x01\x01R\x04food\x12A\n" +
@@ -1030,7 +1197,8 @@ const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\x10SOURCE_SR_LEGACY\x10\x02\x12\x11\n" +
 	"\rSOURCE_SURVEY\x10\x03\x12\x12\n" +
 	"\x0eSOURCE_BRANDED\x10\x04\x12\x0f\n" +
-	"\vSOURCE_USER\x10\x052\xc6\b\n" +
+	"\vSOURCE_USER\x10\x052\x8b\n" +
+	"\n" +
 	"\vFoodService\x12}\n" +
 	"\aGetFood\x12\x1f.nourish.food.v1.GetFoodRequest\x1a\x15.nourish.food.v1.Food\":\xdaA\x04name\xa2\xbb\x18\x0e\n" +
 	"\x02\b\x02\x10\x01 \x01:\x04name\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/{name=foods/*}\x90\x02\x01\x12{\n" +
@@ -1043,7 +1211,11 @@ const file_nourish_food_v1_food_proto_rawDesc = "" +
 	"\n" +
 	"CreateFood\x12\".nourish.food.v1.CreateFoodRequest\x1a\x15.nourish.food.v1.Food\"=\xdaA\x04food\xa2\xbb\x18\x14\n" +
 	"\x02\b\x03\x10\x02\x1a\n" +
-	"food.write \x03\x82\xd3\xe4\x93\x02\x15:\x04food\"\r/api/v1/foods\x90\x02\x00\x12\xa0\x01\n" +
+	"food.write \x03\x82\xd3\xe4\x93\x02\x15:\x04food\"\r/api/v1/foods\x90\x02\x00\x12\xc2\x01\n" +
+	"\vImportFoods\x12#.nourish.food.v1.ImportFoodsRequest\x1a\x1d.google.longrunning.Operation\"o\xcaA*\n" +
+	"\x13ImportFoodsResponse\x12\x13ImportFoodsMetadata\xdaA\x05foods\xa2\xbb\x18\x14\n" +
+	"\x02\b\x03\x10\x02\x1a\n" +
+	"food.write \x04\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/api/v1/foods:import\x90\x02\x00\x12\xa0\x01\n" +
 	"\n" +
 	"UpdateFood\x12\".nourish.food.v1.UpdateFoodRequest\x1a\x15.nourish.food.v1.Food\"W\xdaA\x10food,update_mask\xa2\xbb\x18\x14\n" +
 	"\x02\b\x03\x10\x02\x1a\n" +
@@ -1068,7 +1240,7 @@ func file_nourish_food_v1_food_proto_rawDescGZIP() []byte {
 }
 
 var file_nourish_food_v1_food_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nourish_food_v1_food_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_nourish_food_v1_food_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_nourish_food_v1_food_proto_goTypes = []any{
 	(Source)(0),                   // 0: nourish.food.v1.Source
 	(*Portion)(nil),               // 1: nourish.food.v1.Portion
@@ -1082,20 +1254,24 @@ var file_nourish_food_v1_food_proto_goTypes = []any{
 	(*BatchGetFoodsRequest)(nil),  // 9: nourish.food.v1.BatchGetFoodsRequest
 	(*BatchGetFoodsResponse)(nil), // 10: nourish.food.v1.BatchGetFoodsResponse
 	(*CreateFoodRequest)(nil),     // 11: nourish.food.v1.CreateFoodRequest
-	(*UpdateFoodRequest)(nil),     // 12: nourish.food.v1.UpdateFoodRequest
-	(*DeleteFoodRequest)(nil),     // 13: nourish.food.v1.DeleteFoodRequest
-	(*FoodsImported)(nil),         // 14: nourish.food.v1.FoodsImported
-	(*v1.Nutrients)(nil),          // 15: nourish.type.v1.Nutrients
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 17: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 18: google.protobuf.Empty
+	(*ImportFoodsRequest)(nil),    // 12: nourish.food.v1.ImportFoodsRequest
+	(*ImportFoodsMetadata)(nil),   // 13: nourish.food.v1.ImportFoodsMetadata
+	(*ImportFoodsResponse)(nil),   // 14: nourish.food.v1.ImportFoodsResponse
+	(*UpdateFoodRequest)(nil),     // 15: nourish.food.v1.UpdateFoodRequest
+	(*DeleteFoodRequest)(nil),     // 16: nourish.food.v1.DeleteFoodRequest
+	(*FoodsImported)(nil),         // 17: nourish.food.v1.FoodsImported
+	(*v1.Nutrients)(nil),          // 18: nourish.type.v1.Nutrients
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 20: google.protobuf.FieldMask
+	(*longrunning.Operation)(nil), // 21: google.longrunning.Operation
+	(*emptypb.Empty)(nil),         // 22: google.protobuf.Empty
 }
 var file_nourish_food_v1_food_proto_depIdxs = []int32{
 	0,  // 0: nourish.food.v1.Food.source:type_name -> nourish.food.v1.Source
-	15, // 1: nourish.food.v1.Food.nutrients:type_name -> nourish.type.v1.Nutrients
+	18, // 1: nourish.food.v1.Food.nutrients:type_name -> nourish.type.v1.Nutrients
 	1,  // 2: nourish.food.v1.Food.portions:type_name -> nourish.food.v1.Portion
-	16, // 3: nourish.food.v1.Food.create_time:type_name -> google.protobuf.Timestamp
-	16, // 4: nourish.food.v1.Food.update_time:type_name -> google.protobuf.Timestamp
+	19, // 3: nourish.food.v1.Food.create_time:type_name -> google.protobuf.Timestamp
+	19, // 4: nourish.food.v1.Food.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: nourish.food.v1.ListFoodsRequest.source:type_name -> nourish.food.v1.Source
 	2,  // 6: nourish.food.v1.ListFoodsResponse.foods:type_name -> nourish.food.v1.Food
 	0,  // 7: nourish.food.v1.SearchFoodsRequest.sources:type_name -> nourish.food.v1.Source
@@ -1103,27 +1279,30 @@ var file_nourish_food_v1_food_proto_depIdxs = []int32{
 	7,  // 9: nourish.food.v1.SearchFoodsResponse.results:type_name -> nourish.food.v1.SearchResult
 	2,  // 10: nourish.food.v1.BatchGetFoodsResponse.foods:type_name -> nourish.food.v1.Food
 	2,  // 11: nourish.food.v1.CreateFoodRequest.food:type_name -> nourish.food.v1.Food
-	2,  // 12: nourish.food.v1.UpdateFoodRequest.food:type_name -> nourish.food.v1.Food
-	17, // 13: nourish.food.v1.UpdateFoodRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 14: nourish.food.v1.FoodService.GetFood:input_type -> nourish.food.v1.GetFoodRequest
-	4,  // 15: nourish.food.v1.FoodService.ListFoods:input_type -> nourish.food.v1.ListFoodsRequest
-	6,  // 16: nourish.food.v1.FoodService.SearchFoods:input_type -> nourish.food.v1.SearchFoodsRequest
-	9,  // 17: nourish.food.v1.FoodService.BatchGetFoods:input_type -> nourish.food.v1.BatchGetFoodsRequest
-	11, // 18: nourish.food.v1.FoodService.CreateFood:input_type -> nourish.food.v1.CreateFoodRequest
-	12, // 19: nourish.food.v1.FoodService.UpdateFood:input_type -> nourish.food.v1.UpdateFoodRequest
-	13, // 20: nourish.food.v1.FoodService.DeleteFood:input_type -> nourish.food.v1.DeleteFoodRequest
-	2,  // 21: nourish.food.v1.FoodService.GetFood:output_type -> nourish.food.v1.Food
-	5,  // 22: nourish.food.v1.FoodService.ListFoods:output_type -> nourish.food.v1.ListFoodsResponse
-	8,  // 23: nourish.food.v1.FoodService.SearchFoods:output_type -> nourish.food.v1.SearchFoodsResponse
-	10, // 24: nourish.food.v1.FoodService.BatchGetFoods:output_type -> nourish.food.v1.BatchGetFoodsResponse
-	2,  // 25: nourish.food.v1.FoodService.CreateFood:output_type -> nourish.food.v1.Food
-	2,  // 26: nourish.food.v1.FoodService.UpdateFood:output_type -> nourish.food.v1.Food
-	18, // 27: nourish.food.v1.FoodService.DeleteFood:output_type -> google.protobuf.Empty
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 12: nourish.food.v1.ImportFoodsRequest.foods:type_name -> nourish.food.v1.Food
+	2,  // 13: nourish.food.v1.UpdateFoodRequest.food:type_name -> nourish.food.v1.Food
+	20, // 14: nourish.food.v1.UpdateFoodRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 15: nourish.food.v1.FoodService.GetFood:input_type -> nourish.food.v1.GetFoodRequest
+	4,  // 16: nourish.food.v1.FoodService.ListFoods:input_type -> nourish.food.v1.ListFoodsRequest
+	6,  // 17: nourish.food.v1.FoodService.SearchFoods:input_type -> nourish.food.v1.SearchFoodsRequest
+	9,  // 18: nourish.food.v1.FoodService.BatchGetFoods:input_type -> nourish.food.v1.BatchGetFoodsRequest
+	11, // 19: nourish.food.v1.FoodService.CreateFood:input_type -> nourish.food.v1.CreateFoodRequest
+	12, // 20: nourish.food.v1.FoodService.ImportFoods:input_type -> nourish.food.v1.ImportFoodsRequest
+	15, // 21: nourish.food.v1.FoodService.UpdateFood:input_type -> nourish.food.v1.UpdateFoodRequest
+	16, // 22: nourish.food.v1.FoodService.DeleteFood:input_type -> nourish.food.v1.DeleteFoodRequest
+	2,  // 23: nourish.food.v1.FoodService.GetFood:output_type -> nourish.food.v1.Food
+	5,  // 24: nourish.food.v1.FoodService.ListFoods:output_type -> nourish.food.v1.ListFoodsResponse
+	8,  // 25: nourish.food.v1.FoodService.SearchFoods:output_type -> nourish.food.v1.SearchFoodsResponse
+	10, // 26: nourish.food.v1.FoodService.BatchGetFoods:output_type -> nourish.food.v1.BatchGetFoodsResponse
+	2,  // 27: nourish.food.v1.FoodService.CreateFood:output_type -> nourish.food.v1.Food
+	21, // 28: nourish.food.v1.FoodService.ImportFoods:output_type -> google.longrunning.Operation
+	2,  // 29: nourish.food.v1.FoodService.UpdateFood:output_type -> nourish.food.v1.Food
+	22, // 30: nourish.food.v1.FoodService.DeleteFood:output_type -> google.protobuf.Empty
+	23, // [23:31] is the sub-list for method output_type
+	15, // [15:23] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_nourish_food_v1_food_proto_init() }
@@ -1137,7 +1316,7 @@ func file_nourish_food_v1_food_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_food_v1_food_proto_rawDesc), len(file_nourish_food_v1_food_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

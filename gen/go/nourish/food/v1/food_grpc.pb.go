@@ -12,6 +12,7 @@ import (
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
+	longrunning "nourish.local/gen/go/google/longrunning"
 )
 
 // This is a compile-time assertion to ensure that this generated file
@@ -25,6 +26,7 @@ const (
 	FoodService_SearchFoods_FullMethodName   = "/nourish.food.v1.FoodService/SearchFoods"
 	FoodService_BatchGetFoods_FullMethodName = "/nourish.food.v1.FoodService/BatchGetFoods"
 	FoodService_CreateFood_FullMethodName    = "/nourish.food.v1.FoodService/CreateFood"
+	FoodService_ImportFoods_FullMethodName   = "/nourish.food.v1.FoodService/ImportFoods"
 	FoodService_UpdateFood_FullMethodName    = "/nourish.food.v1.FoodService/UpdateFood"
 	FoodService_DeleteFood_FullMethodName    = "/nourish.food.v1.FoodService/DeleteFood"
 )
@@ -45,6 +47,8 @@ type FoodServiceClient interface {
 	BatchGetFoods(ctx context.Context, in *BatchGetFoodsRequest, opts ...grpc.CallOption) (*BatchGetFoodsResponse, error)
 	// Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time.
 	CreateFood(ctx context.Context, in *CreateFoodRequest, opts ...grpc.CallOption) (*Food, error)
+	// Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
+	ImportFoods(ctx context.Context, in *ImportFoodsRequest, opts ...grpc.CallOption) (*longrunning.Operation, error)
 	// Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.
 	UpdateFood(ctx context.Context, in *UpdateFoodRequest, opts ...grpc.CallOption) (*Food, error)
 	// Deletes a food of the caller's own. Deleting what is not there is NOT_FOUND unless allow_missing is set.
@@ -109,6 +113,16 @@ func (c *foodServiceClient) CreateFood(ctx context.Context, in *CreateFoodReques
 	return out, nil
 }
 
+func (c *foodServiceClient) ImportFoods(ctx context.Context, in *ImportFoodsRequest, opts ...grpc.CallOption) (*longrunning.Operation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(longrunning.Operation)
+	err := c.cc.Invoke(ctx, FoodService_ImportFoods_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *foodServiceClient) UpdateFood(ctx context.Context, in *UpdateFoodRequest, opts ...grpc.CallOption) (*Food, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Food)
@@ -145,6 +159,8 @@ type FoodServiceServer interface {
 	BatchGetFoods(context.Context, *BatchGetFoodsRequest) (*BatchGetFoodsResponse, error)
 	// Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time.
 	CreateFood(context.Context, *CreateFoodRequest) (*Food, error)
+	// Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
+	ImportFoods(context.Context, *ImportFoodsRequest) (*longrunning.Operation, error)
 	// Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.
 	UpdateFood(context.Context, *UpdateFoodRequest) (*Food, error)
 	// Deletes a food of the caller's own. Deleting what is not there is NOT_FOUND unless allow_missing is set.
@@ -173,6 +189,9 @@ func (UnimplementedFoodServiceServer) BatchGetFoods(context.Context, *BatchGetFo
 }
 func (UnimplementedFoodServiceServer) CreateFood(context.Context, *CreateFoodRequest) (*Food, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateFood not implemented")
+}
+func (UnimplementedFoodServiceServer) ImportFoods(context.Context, *ImportFoodsRequest) (*longrunning.Operation, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportFoods not implemented")
 }
 func (UnimplementedFoodServiceServer) UpdateFood(context.Context, *UpdateFoodRequest) (*Food, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateFood not implemented")
@@ -291,6 +310,24 @@ func _FoodService_CreateFood_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FoodService_ImportFoods_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportFoodsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FoodServiceServer).ImportFoods(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FoodService_ImportFoods_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FoodServiceServer).ImportFoods(ctx, req.(*ImportFoodsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FoodService_UpdateFood_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateFoodRequest)
 	if err := dec(in); err != nil {
@@ -353,6 +390,10 @@ var FoodService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateFood",
 			Handler:    _FoodService_CreateFood_Handler,
+		},
+		{
+			MethodName: "ImportFoods",
+			Handler:    _FoodService_ImportFoods_Handler,
 		},
 		{
 			MethodName: "UpdateFood",

@@ -399,6 +399,84 @@ class CreateFoodRequest(_message.Message):
 Global___CreateFoodRequest: _TypeAlias = CreateFoodRequest  # noqa: Y015
 
 @_typing.final
+class ImportFoodsRequest(_message.Message):
+    """Adds many foods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOODS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID that makes a repeat of this call harmless."""
+    @_builtins.property
+    def foods(self) -> _containers.RepeatedCompositeFieldContainer[Global___Food]:
+        """What to add; name, source and times of each are set by the service."""
+
+    def __init__(
+        self,
+        *,
+        foods: _abc.Iterable[Global___Food] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["foods", b"foods", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFoodsRequest: _TypeAlias = ImportFoodsRequest  # noqa: Y015
+
+@_typing.final
+class ImportFoodsMetadata(_message.Message):
+    """How far an import is: the metadata of its operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    done: _builtins.int
+    """How many foods are added."""
+    total: _builtins.int
+    """Of how many."""
+    def __init__(
+        self,
+        *,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFoodsMetadata: _TypeAlias = ImportFoodsMetadata  # noqa: Y015
+
+@_typing.final
+class ImportFoodsResponse(_message.Message):
+    """What an import added: the response of its operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the foods, in the order sent."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFoodsResponse: _TypeAlias = ImportFoodsResponse  # noqa: Y015
+
+@_typing.final
 class UpdateFoodRequest(_message.Message):
     """Changes a food."""
 

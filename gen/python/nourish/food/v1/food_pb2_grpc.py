@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from nourish.food.v1 import food_pb2 as nourish_dot_food_dot_v1_dot_food__pb2
 
@@ -61,6 +62,11 @@ class FoodServiceStub:
                 request_serializer=nourish_dot_food_dot_v1_dot_food__pb2.CreateFoodRequest.SerializeToString,
                 response_deserializer=nourish_dot_food_dot_v1_dot_food__pb2.Food.FromString,
                 _registered_method=True)
+        self.ImportFoods = channel.unary_unary(
+                '/nourish.food.v1.FoodService/ImportFoods',
+                request_serializer=nourish_dot_food_dot_v1_dot_food__pb2.ImportFoodsRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.UpdateFood = channel.unary_unary(
                 '/nourish.food.v1.FoodService/UpdateFood',
                 request_serializer=nourish_dot_food_dot_v1_dot_food__pb2.UpdateFoodRequest.SerializeToString,
@@ -112,6 +118,13 @@ class FoodServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportFoods(self, request, context):
+        """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateFood(self, request, context):
         """Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.
         """
@@ -153,6 +166,11 @@ def add_FoodServiceServicer_to_server(servicer, server):
                     servicer.CreateFood,
                     request_deserializer=nourish_dot_food_dot_v1_dot_food__pb2.CreateFoodRequest.FromString,
                     response_serializer=nourish_dot_food_dot_v1_dot_food__pb2.Food.SerializeToString,
+            ),
+            'ImportFoods': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportFoods,
+                    request_deserializer=nourish_dot_food_dot_v1_dot_food__pb2.ImportFoodsRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'UpdateFood': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateFood,
@@ -301,6 +319,33 @@ class FoodService:
             '/nourish.food.v1.FoodService/CreateFood',
             nourish_dot_food_dot_v1_dot_food__pb2.CreateFoodRequest.SerializeToString,
             nourish_dot_food_dot_v1_dot_food__pb2.Food.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportFoods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nourish.food.v1.FoodService/ImportFoods',
+            nourish_dot_food_dot_v1_dot_food__pb2.ImportFoodsRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from nourish.food.v1 import food_pb2 as _food_pb2
@@ -44,6 +45,8 @@ class FoodServiceStub:
     """Returns several foods at once, in the order asked. Fails with NOT_FOUND, naming them, if any is missing."""
     CreateFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.CreateFoodRequest, _food_pb2.Food]
     """Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time."""
+    ImportFoods: _grpc.UnaryUnaryMultiCallable[_food_pb2.ImportFoodsRequest, _operations_pb2.Operation]
+    """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
     UpdateFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.UpdateFoodRequest, _food_pb2.Food]
     """Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask."""
     DeleteFood: _grpc.UnaryUnaryMultiCallable[_food_pb2.DeleteFoodRequest, _empty_pb2.Empty]
@@ -64,6 +67,8 @@ class FoodServiceAsyncStub(FoodServiceStub):
     """Returns several foods at once, in the order asked. Fails with NOT_FOUND, naming them, if any is missing."""
     CreateFood: _aio.UnaryUnaryMultiCallable[_food_pb2.CreateFoodRequest, _food_pb2.Food]  # type: ignore[assignment]
     """Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time."""
+    ImportFoods: _aio.UnaryUnaryMultiCallable[_food_pb2.ImportFoodsRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
     UpdateFood: _aio.UnaryUnaryMultiCallable[_food_pb2.UpdateFoodRequest, _food_pb2.Food]  # type: ignore[assignment]
     """Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask."""
     DeleteFood: _aio.UnaryUnaryMultiCallable[_food_pb2.DeleteFoodRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -111,6 +116,14 @@ class FoodServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_food_pb2.Food, _abc.Awaitable[_food_pb2.Food]]:
         """Adds a food of the caller's own. With a request_id, a repeat returns the food made the first time."""
+
+    @_abc_1.abstractmethod
+    def ImportFoods(
+        self,
+        request: _food_pb2.ImportFoodsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added."""
 
     @_abc_1.abstractmethod
     def UpdateFood(

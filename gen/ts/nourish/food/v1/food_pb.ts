@@ -9,6 +9,8 @@ import { file_google_api_annotations } from "../../../google/api/annotations_pb.
 import { file_google_api_client } from "../../../google/api/client_pb.js";
 import { file_google_api_field_behavior } from "../../../google/api/field_behavior_pb.js";
 import { file_google_api_resource } from "../../../google/api/resource_pb.js";
+import type { OperationSchema } from "../../../google/longrunning/operations_pb.js";
+import { file_google_longrunning_operations } from "../../../google/longrunning/operations_pb.js";
 import type { EmptySchema, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_empty, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_nourish_mesh_v1_policy } from "../../mesh/v1/policy_pb.js";
@@ -20,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file nourish/food/v1/food.proto.
  */
 export const file_nourish_food_v1_food: GenFile = /*@__PURE__*/
-  fileDesc("Chpub3VyaXNoL2Zvb2QvdjEvZm9vZC5wcm90bxIPbm91cmlzaC5mb29kLnYxImYKB1BvcnRpb24SLwoLZGVzY3JpcHRpb24YASABKAlCGuJBAQK6SBNyERABGMgBMgpeW15ceDAwXSokEioKBWdyYW1zGAIgASgBQhviQQECukgUEhIZAAAAAABq+EAhAAAAAAAAAAAi4gMKBEZvb2QSEgoEbmFtZRgBIAEoCUIE4kEBCBIuCgxkaXNwbGF5X25hbWUYAiABKAlCGOJBAQK6SBFyDxisAjIKXlteXHgwMF0qJBIpCghjYXRlZ29yeRgDIAEoCUIX4kEBAbpIEHIOGHgyCl5bXlx4MDBdKiQSLQoGc291cmNlGAQgASgOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIE4kEBAxIzCgludXRyaWVudHMYBSABKAsyGi5ub3VyaXNoLnR5cGUudjEuTnV0cmllbnRzQgTiQQEBEjgKCHBvcnRpb25zGAYgAygLMhgubm91cmlzaC5mb29kLnYxLlBvcnRpb25CDOJBAQG6SAWSAQIQMhIfCgRldGFnGAcgASgJQhHiQQEBukgEcgIYQKK7GAIQARI7CgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCuJBAQOiuxgCEAESOwoLdXBkYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgriQQEDorsYAhABOjLqQS8KEm5vdXJpc2gubG9jYWwvRm9vZBIMZm9vZHMve2Zvb2R9KgVmb29kczIEZm9vZCJhCg5HZXRGb29kUmVxdWVzdBJPCgRuYW1lGAEgASgJQkHiQQEC+kEUChJub3VyaXNoLmxvY2FsL0Zvb2S6SCNyITIfXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JCK5AQoQTGlzdEZvb2RzUmVxdWVzdBIhCglwYWdlX3NpemUYASABKAVCDuJBAQG6SAcaBRj0AygAEiAKCnBhZ2VfdG9rZW4YAiABKAlCDOJBAQG6SAVyAxjoBxIpCghjYXRlZ29yeRgDIAEoCUIX4kEBAbpIEHIOGHgyCl5bXlx4MDBdKiQSNQoGc291cmNlGAQgASgOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIM4kEBAbpIBYIBAhABIloKEUxpc3RGb29kc1Jlc3BvbnNlEiQKBWZvb2RzGAEgAygLMhUubm91cmlzaC5mb29kLnYxLkZvb2QSHwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJQgaiuxgCEAEixgEKElNlYXJjaEZvb2RzUmVxdWVzdBIpCgVxdWVyeRgBIAEoCUIa4kEBArpIE3IREAEYyAEyCl5bXlx4MDBdKiQSIAoJcGFnZV9zaXplGAIgASgFQg3iQQEBukgGGgQYZCgAEiAKCnBhZ2VfdG9rZW4YAyABKAlCDOJBAQG6SAVyAxjoBxJBCgdzb3VyY2VzGAQgAygOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIX4kEBAbpIEJIBDRAFGAEiB4IBBBABIAAiQgoMU2VhcmNoUmVzdWx0EiMKBGZvb2QYASABKAsyFS5ub3VyaXNoLmZvb2QudjEuRm9vZBINCgVzY29yZRgCIAEoASJmChNTZWFyY2hGb29kc1Jlc3BvbnNlEi4KB3Jlc3VsdHMYASADKAsyHS5ub3VyaXNoLmZvb2QudjEuU2VhcmNoUmVzdWx0Eh8KD25leHRfcGFnZV90b2tlbhgCIAEoCUIGorsYAhABInEKFEJhdGNoR2V0Rm9vZHNSZXF1ZXN0ElkKBW5hbWVzGAEgAygJQkriQQEC+kEUChJub3VyaXNoLmxvY2FsL0Zvb2S6SCySASkIARBkIiNyITIfXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JCI9ChVCYXRjaEdldEZvb2RzUmVzcG9uc2USJAoFZm9vZHMYASADKAsyFS5ub3VyaXNoLmZvb2QudjEuRm9vZCLAAQoRQ3JlYXRlRm9vZFJlcXVlc3QSLwoEZm9vZBgBIAEoCzIVLm5vdXJpc2guZm9vZC52MS5Gb29kQgriQQECukgDyAEBEiMKCnJlcXVlc3RfaWQYAiABKAlCD+JBAQG6SAjYAQFyA7ABATpVukhSGlAKEWZvb2QuZGlzcGxheV9uYW1lEh1mb29kLmRpc3BsYXlfbmFtZSBpcyByZXF1aXJlZBocdGhpcy5mb29kLmRpc3BsYXlfbmFtZSAhPSAnJyLoAQoRVXBkYXRlRm9vZFJlcXVlc3QSLwoEZm9vZBgBIAEoCzIVLm5vdXJpc2guZm9vZC52MS5Gb29kQgriQQECukgDyAEBEjUKC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IE4kEBATprukhoGmYKCWZvb2QubmFtZRIeZm9vZC5uYW1lIG11c3QgYmUgZm9vZHMve2Zvb2R9Gjl0aGlzLmZvb2QubmFtZS5tYXRjaGVzKCdeZm9vZHMvW2EtejAtOV1bYS16MC05LV17MCw2Mn0kJykinAEKEURlbGV0ZUZvb2RSZXF1ZXN0Ek8KBG5hbWUYASABKAlCQeJBAQL6QRQKEm5vdXJpc2gubG9jYWwvRm9vZLpII3IhMh9eZm9vZHMvW2EtejAtOV1bYS16MC05LV17MCw2Mn0kEhkKBGV0YWcYAiABKAlCC+JBAQG6SARyAhhAEhsKDWFsbG93X21pc3NpbmcYAyABKAhCBOJBAQEiTQoNRm9vZHNJbXBvcnRlZBIYCgRkYXRhGAEgASgJQgq6SAdyBRABGMgBEhYKBWZvb2RzGAIgASgDQge6SAQiAigAOgqiuxgGCgRkYXRhKoUBCgZTb3VyY2USFgoSU09VUkNFX1VOU1BFQ0lGSUVEEAASFQoRU09VUkNFX0ZPVU5EQVRJT04QARIUChBTT1VSQ0VfU1JfTEVHQUNZEAISEQoNU09VUkNFX1NVUlZFWRADEhIKDlNPVVJDRV9CUkFOREVEEAQSDwoLU09VUkNFX1VTRVIQBTLGCAoLRm9vZFNlcnZpY2USfQoHR2V0Rm9vZBIfLm5vdXJpc2guZm9vZC52MS5HZXRGb29kUmVxdWVzdBoVLm5vdXJpc2guZm9vZC52MS5Gb29kIjqQAgHaQQRuYW1lorsYDgoCCAIQASABOgRuYW1lgtPkkwIYEhYvYXBpL3YxL3tuYW1lPWZvb2RzLyp9EnsKCUxpc3RGb29kcxIhLm5vdXJpc2guZm9vZC52MS5MaXN0Rm9vZHNSZXF1ZXN0GiIubm91cmlzaC5mb29kLnYxLkxpc3RGb29kc1Jlc3BvbnNlIieQAgHaQQCiuxgICgIIAhABIAGC0+STAg8SDS9hcGkvdjEvZm9vZHMSjQEKC1NlYXJjaEZvb2RzEiMubm91cmlzaC5mb29kLnYxLlNlYXJjaEZvb2RzUmVxdWVzdBokLm5vdXJpc2guZm9vZC52MS5TZWFyY2hGb29kc1Jlc3BvbnNlIjOQAgHaQQVxdWVyeaK7GAgKAggDEAEgAoLT5JMCFhIUL2FwaS92MS9mb29kczpzZWFyY2gSlQEKDUJhdGNoR2V0Rm9vZHMSJS5ub3VyaXNoLmZvb2QudjEuQmF0Y2hHZXRGb29kc1JlcXVlc3QaJi5ub3VyaXNoLmZvb2QudjEuQmF0Y2hHZXRGb29kc1Jlc3BvbnNlIjWQAgHaQQVuYW1lc6K7GAgKAggDEAEgAYLT5JMCGBIWL2FwaS92MS9mb29kczpiYXRjaEdldBKGAQoKQ3JlYXRlRm9vZBIiLm5vdXJpc2guZm9vZC52MS5DcmVhdGVGb29kUmVxdWVzdBoVLm5vdXJpc2guZm9vZC52MS5Gb29kIj2QAgDaQQRmb29korsYFAoCCAMQAhoKZm9vZC53cml0ZSADgtPkkwIVOgRmb29kIg0vYXBpL3YxL2Zvb2RzEqABCgpVcGRhdGVGb29kEiIubm91cmlzaC5mb29kLnYxLlVwZGF0ZUZvb2RSZXF1ZXN0GhUubm91cmlzaC5mb29kLnYxLkZvb2QiV5ACAtpBEGZvb2QsdXBkYXRlX21hc2uiuxgUCgIIAxACGgpmb29kLndyaXRlIAOC0+STAiM6BGZvb2QyGy9hcGkvdjEve2Zvb2QubmFtZT1mb29kcy8qfRKKAQoKRGVsZXRlRm9vZBIiLm5vdXJpc2guZm9vZC52MS5EZWxldGVGb29kUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eSJAkAIC2kEEbmFtZaK7GBQKAggDEAIaCmZvb2Qud3JpdGUgA4LT5JMCGCoWL2FwaS92MS97bmFtZT1mb29kcy8qfRpaykENbm91cmlzaC5sb2NhbKK7GEYKREZvb2RzIGFuZCB0aGVpciBudXRyaWVudHMsIGZyb20gVVNEQSBGb29kRGF0YSBDZW50cmFsIGFuZCBmcm9tIHVzZXJzQqsBChNjb20ubm91cmlzaC5mb29kLnYxQglGb29kUHJvdG9QAVorbm91cmlzaC5sb2NhbC9nZW4vZ28vbm91cmlzaC9mb29kL3YxO2Zvb2R2MaICA05GWKoCD05vdXJpc2guRm9vZC5WMcoCD05vdXJpc2hcRm9vZFxWMeICG05vdXJpc2hcRm9vZFxWMVxHUEJNZXRhZGF0YeoCEU5vdXJpc2g6OkZvb2Q6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_api_client, file_google_api_field_behavior, file_google_api_resource, file_google_protobuf_empty, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_nourish_mesh_v1_policy, file_nourish_type_v1_nutrients]);
+  fileDesc("Chpub3VyaXNoL2Zvb2QvdjEvZm9vZC5wcm90bxIPbm91cmlzaC5mb29kLnYxImYKB1BvcnRpb24SLwoLZGVzY3JpcHRpb24YASABKAlCGuJBAQK6SBNyERABGMgBMgpeW15ceDAwXSokEioKBWdyYW1zGAIgASgBQhviQQECukgUEhIZAAAAAABq+EAhAAAAAAAAAAAi4gMKBEZvb2QSEgoEbmFtZRgBIAEoCUIE4kEBCBIuCgxkaXNwbGF5X25hbWUYAiABKAlCGOJBAQK6SBFyDxisAjIKXlteXHgwMF0qJBIpCghjYXRlZ29yeRgDIAEoCUIX4kEBAbpIEHIOGHgyCl5bXlx4MDBdKiQSLQoGc291cmNlGAQgASgOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIE4kEBAxIzCgludXRyaWVudHMYBSABKAsyGi5ub3VyaXNoLnR5cGUudjEuTnV0cmllbnRzQgTiQQEBEjgKCHBvcnRpb25zGAYgAygLMhgubm91cmlzaC5mb29kLnYxLlBvcnRpb25CDOJBAQG6SAWSAQIQMhIfCgRldGFnGAcgASgJQhHiQQEBukgEcgIYQKK7GAIQARI7CgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCuJBAQOiuxgCEAESOwoLdXBkYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgriQQEDorsYAhABOjLqQS8KEm5vdXJpc2gubG9jYWwvRm9vZBIMZm9vZHMve2Zvb2R9KgVmb29kczIEZm9vZCJhCg5HZXRGb29kUmVxdWVzdBJPCgRuYW1lGAEgASgJQkHiQQEC+kEUChJub3VyaXNoLmxvY2FsL0Zvb2S6SCNyITIfXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JCK5AQoQTGlzdEZvb2RzUmVxdWVzdBIhCglwYWdlX3NpemUYASABKAVCDuJBAQG6SAcaBRj0AygAEiAKCnBhZ2VfdG9rZW4YAiABKAlCDOJBAQG6SAVyAxjoBxIpCghjYXRlZ29yeRgDIAEoCUIX4kEBAbpIEHIOGHgyCl5bXlx4MDBdKiQSNQoGc291cmNlGAQgASgOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIM4kEBAbpIBYIBAhABIloKEUxpc3RGb29kc1Jlc3BvbnNlEiQKBWZvb2RzGAEgAygLMhUubm91cmlzaC5mb29kLnYxLkZvb2QSHwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJQgaiuxgCEAEixgEKElNlYXJjaEZvb2RzUmVxdWVzdBIpCgVxdWVyeRgBIAEoCUIa4kEBArpIE3IREAEYyAEyCl5bXlx4MDBdKiQSIAoJcGFnZV9zaXplGAIgASgFQg3iQQEBukgGGgQYZCgAEiAKCnBhZ2VfdG9rZW4YAyABKAlCDOJBAQG6SAVyAxjoBxJBCgdzb3VyY2VzGAQgAygOMhcubm91cmlzaC5mb29kLnYxLlNvdXJjZUIX4kEBAbpIEJIBDRAFGAEiB4IBBBABIAAiQgoMU2VhcmNoUmVzdWx0EiMKBGZvb2QYASABKAsyFS5ub3VyaXNoLmZvb2QudjEuRm9vZBINCgVzY29yZRgCIAEoASJmChNTZWFyY2hGb29kc1Jlc3BvbnNlEi4KB3Jlc3VsdHMYASADKAsyHS5ub3VyaXNoLmZvb2QudjEuU2VhcmNoUmVzdWx0Eh8KD25leHRfcGFnZV90b2tlbhgCIAEoCUIGorsYAhABInEKFEJhdGNoR2V0Rm9vZHNSZXF1ZXN0ElkKBW5hbWVzGAEgAygJQkriQQEC+kEUChJub3VyaXNoLmxvY2FsL0Zvb2S6SCySASkIARBkIiNyITIfXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JCI9ChVCYXRjaEdldEZvb2RzUmVzcG9uc2USJAoFZm9vZHMYASADKAsyFS5ub3VyaXNoLmZvb2QudjEuRm9vZCLAAQoRQ3JlYXRlRm9vZFJlcXVlc3QSLwoEZm9vZBgBIAEoCzIVLm5vdXJpc2guZm9vZC52MS5Gb29kQgriQQECukgDyAEBEiMKCnJlcXVlc3RfaWQYAiABKAlCD+JBAQG6SAjYAQFyA7ABATpVukhSGlAKEWZvb2QuZGlzcGxheV9uYW1lEh1mb29kLmRpc3BsYXlfbmFtZSBpcyByZXF1aXJlZBocdGhpcy5mb29kLmRpc3BsYXlfbmFtZSAhPSAnJyLiAQoSSW1wb3J0Rm9vZHNSZXF1ZXN0EjUKBWZvb2RzGAEgAygLMhUubm91cmlzaC5mb29kLnYxLkZvb2RCD+JBAQK6SAiSAQUIARDoBxIjCgpyZXF1ZXN0X2lkGAIgASgJQg/iQQEBukgI2AEBcgOwAQE6cLpIbRprChJmb29kcy5kaXNwbGF5X25hbWUSJmVhY2ggb2YgdGhlIGZvb2RzIG5lZWRzIGEgZGlzcGxheV9uYW1lGi10aGlzLmZvb2RzLmFsbChmb29kLCBmb29kLmRpc3BsYXlfbmFtZSAhPSAnJykiMgoTSW1wb3J0Rm9vZHNNZXRhZGF0YRIMCgRkb25lGAEgASgFEg0KBXRvdGFsGAIgASgFIiQKE0ltcG9ydEZvb2RzUmVzcG9uc2USDQoFbmFtZXMYASADKAki6AEKEVVwZGF0ZUZvb2RSZXF1ZXN0Ei8KBGZvb2QYASABKAsyFS5ub3VyaXNoLmZvb2QudjEuRm9vZEIK4kEBArpIA8gBARI1Cgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBOJBAQE6a7pIaBpmCglmb29kLm5hbWUSHmZvb2QubmFtZSBtdXN0IGJlIGZvb2RzL3tmb29kfRo5dGhpcy5mb29kLm5hbWUubWF0Y2hlcygnXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JCcpIpwBChFEZWxldGVGb29kUmVxdWVzdBJPCgRuYW1lGAEgASgJQkHiQQEC+kEUChJub3VyaXNoLmxvY2FsL0Zvb2S6SCNyITIfXmZvb2RzL1thLXowLTldW2EtejAtOS1dezAsNjJ9JBIZCgRldGFnGAIgASgJQgviQQEBukgEcgIYQBIbCg1hbGxvd19taXNzaW5nGAMgASgIQgTiQQEBIk0KDUZvb2RzSW1wb3J0ZWQSGAoEZGF0YRgBIAEoCUIKukgHcgUQARjIARIWCgVmb29kcxgCIAEoA0IHukgEIgIoADoKorsYBgoEZGF0YSqFAQoGU291cmNlEhYKElNPVVJDRV9VTlNQRUNJRklFRBAAEhUKEVNPVVJDRV9GT1VOREFUSU9OEAESFAoQU09VUkNFX1NSX0xFR0FDWRACEhEKDVNPVVJDRV9TVVJWRVkQAxISCg5TT1VSQ0VfQlJBTkRFRBAEEg8KC1NPVVJDRV9VU0VSEAUyiwoKC0Zvb2RTZXJ2aWNlEn0KB0dldEZvb2QSHy5ub3VyaXNoLmZvb2QudjEuR2V0Rm9vZFJlcXVlc3QaFS5ub3VyaXNoLmZvb2QudjEuRm9vZCI6kAIB2kEEbmFtZaK7GA4KAggCEAEgAToEbmFtZYLT5JMCGBIWL2FwaS92MS97bmFtZT1mb29kcy8qfRJ7CglMaXN0Rm9vZHMSIS5ub3VyaXNoLmZvb2QudjEuTGlzdEZvb2RzUmVxdWVzdBoiLm5vdXJpc2guZm9vZC52MS5MaXN0Rm9vZHNSZXNwb25zZSInkAIB2kEAorsYCAoCCAIQASABgtPkkwIPEg0vYXBpL3YxL2Zvb2RzEo0BCgtTZWFyY2hGb29kcxIjLm5vdXJpc2guZm9vZC52MS5TZWFyY2hGb29kc1JlcXVlc3QaJC5ub3VyaXNoLmZvb2QudjEuU2VhcmNoRm9vZHNSZXNwb25zZSIzkAIB2kEFcXVlcnmiuxgICgIIAxABIAKC0+STAhYSFC9hcGkvdjEvZm9vZHM6c2VhcmNoEpUBCg1CYXRjaEdldEZvb2RzEiUubm91cmlzaC5mb29kLnYxLkJhdGNoR2V0Rm9vZHNSZXF1ZXN0GiYubm91cmlzaC5mb29kLnYxLkJhdGNoR2V0Rm9vZHNSZXNwb25zZSI1kAIB2kEFbmFtZXOiuxgICgIIAxABIAGC0+STAhgSFi9hcGkvdjEvZm9vZHM6YmF0Y2hHZXQShgEKCkNyZWF0ZUZvb2QSIi5ub3VyaXNoLmZvb2QudjEuQ3JlYXRlRm9vZFJlcXVlc3QaFS5ub3VyaXNoLmZvb2QudjEuRm9vZCI9kAIA2kEEZm9vZKK7GBQKAggDEAIaCmZvb2Qud3JpdGUgA4LT5JMCFToEZm9vZCINL2FwaS92MS9mb29kcxLCAQoLSW1wb3J0Rm9vZHMSIy5ub3VyaXNoLmZvb2QudjEuSW1wb3J0Rm9vZHNSZXF1ZXN0Gh0uZ29vZ2xlLmxvbmdydW5uaW5nLk9wZXJhdGlvbiJvkAIAykEqChNJbXBvcnRGb29kc1Jlc3BvbnNlEhNJbXBvcnRGb29kc01ldGFkYXRh2kEFZm9vZHOiuxgUCgIIAxACGgpmb29kLndyaXRlIASC0+STAhk6ASoiFC9hcGkvdjEvZm9vZHM6aW1wb3J0EqABCgpVcGRhdGVGb29kEiIubm91cmlzaC5mb29kLnYxLlVwZGF0ZUZvb2RSZXF1ZXN0GhUubm91cmlzaC5mb29kLnYxLkZvb2QiV5ACAtpBEGZvb2QsdXBkYXRlX21hc2uiuxgUCgIIAxACGgpmb29kLndyaXRlIAOC0+STAiM6BGZvb2QyGy9hcGkvdjEve2Zvb2QubmFtZT1mb29kcy8qfRKKAQoKRGVsZXRlRm9vZBIiLm5vdXJpc2guZm9vZC52MS5EZWxldGVGb29kUmVxdWVzdBoWLmdvb2dsZS5wcm90b2J1Zi5FbXB0eSJAkAIC2kEEbmFtZaK7GBQKAggDEAIaCmZvb2Qud3JpdGUgA4LT5JMCGCoWL2FwaS92MS97bmFtZT1mb29kcy8qfRpaykENbm91cmlzaC5sb2NhbKK7GEYKREZvb2RzIGFuZCB0aGVpciBudXRyaWVudHMsIGZyb20gVVNEQSBGb29kRGF0YSBDZW50cmFsIGFuZCBmcm9tIHVzZXJzQqsBChNjb20ubm91cmlzaC5mb29kLnYxQglGb29kUHJvdG9QAVorbm91cmlzaC5sb2NhbC9nZW4vZ28vbm91cmlzaC9mb29kL3YxO2Zvb2R2MaICA05GWKoCD05vdXJpc2guRm9vZC5WMcoCD05vdXJpc2hcRm9vZFxWMeICG05vdXJpc2hcRm9vZFxWMVxHUEJNZXRhZGF0YeoCEU5vdXJpc2g6OkZvb2Q6OlYxYgZwcm90bzM", [file_buf_validate_validate, file_google_api_annotations, file_google_api_client, file_google_api_field_behavior, file_google_api_resource, file_google_longrunning_operations, file_google_protobuf_empty, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_nourish_mesh_v1_policy, file_nourish_type_v1_nutrients]);
 
 /**
  * A household measure of a food: "1 cup, chopped" is 160 g.
@@ -387,6 +389,83 @@ export const CreateFoodRequestSchema: GenMessage<CreateFoodRequest> = /*@__PURE_
   messageDesc(file_nourish_food_v1_food, 10);
 
 /**
+ * Adds many foods.
+ *
+ * @generated from message nourish.food.v1.ImportFoodsRequest
+ */
+export type ImportFoodsRequest = Message<"nourish.food.v1.ImportFoodsRequest"> & {
+  /**
+   * What to add; name, source and times of each are set by the service.
+   *
+   * @generated from field: repeated nourish.food.v1.Food foods = 1;
+   */
+  foods: Food[];
+
+  /**
+   * A UUID that makes a repeat of this call harmless.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message nourish.food.v1.ImportFoodsRequest.
+ * Use `create(ImportFoodsRequestSchema)` to create a new message.
+ */
+export const ImportFoodsRequestSchema: GenMessage<ImportFoodsRequest> = /*@__PURE__*/
+  messageDesc(file_nourish_food_v1_food, 11);
+
+/**
+ * How far an import is: the metadata of its operation.
+ *
+ * @generated from message nourish.food.v1.ImportFoodsMetadata
+ */
+export type ImportFoodsMetadata = Message<"nourish.food.v1.ImportFoodsMetadata"> & {
+  /**
+   * How many foods are added.
+   *
+   * @generated from field: int32 done = 1;
+   */
+  done: number;
+
+  /**
+   * Of how many.
+   *
+   * @generated from field: int32 total = 2;
+   */
+  total: number;
+};
+
+/**
+ * Describes the message nourish.food.v1.ImportFoodsMetadata.
+ * Use `create(ImportFoodsMetadataSchema)` to create a new message.
+ */
+export const ImportFoodsMetadataSchema: GenMessage<ImportFoodsMetadata> = /*@__PURE__*/
+  messageDesc(file_nourish_food_v1_food, 12);
+
+/**
+ * What an import added: the response of its operation.
+ *
+ * @generated from message nourish.food.v1.ImportFoodsResponse
+ */
+export type ImportFoodsResponse = Message<"nourish.food.v1.ImportFoodsResponse"> & {
+  /**
+   * The names of the foods, in the order sent.
+   *
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message nourish.food.v1.ImportFoodsResponse.
+ * Use `create(ImportFoodsResponseSchema)` to create a new message.
+ */
+export const ImportFoodsResponseSchema: GenMessage<ImportFoodsResponse> = /*@__PURE__*/
+  messageDesc(file_nourish_food_v1_food, 13);
+
+/**
  * Changes a food.
  *
  * @generated from message nourish.food.v1.UpdateFoodRequest
@@ -412,7 +491,7 @@ export type UpdateFoodRequest = Message<"nourish.food.v1.UpdateFoodRequest"> & {
  * Use `create(UpdateFoodRequestSchema)` to create a new message.
  */
 export const UpdateFoodRequestSchema: GenMessage<UpdateFoodRequest> = /*@__PURE__*/
-  messageDesc(file_nourish_food_v1_food, 11);
+  messageDesc(file_nourish_food_v1_food, 14);
 
 /**
  * Deletes a food.
@@ -447,7 +526,7 @@ export type DeleteFoodRequest = Message<"nourish.food.v1.DeleteFoodRequest"> & {
  * Use `create(DeleteFoodRequestSchema)` to create a new message.
  */
 export const DeleteFoodRequestSchema: GenMessage<DeleteFoodRequest> = /*@__PURE__*/
-  messageDesc(file_nourish_food_v1_food, 12);
+  messageDesc(file_nourish_food_v1_food, 15);
 
 /**
  * The foods of USDA were replaced by those of other data: what was kept of them is out of date.
@@ -475,7 +554,7 @@ export type FoodsImported = Message<"nourish.food.v1.FoodsImported"> & {
  * Use `create(FoodsImportedSchema)` to create a new message.
  */
 export const FoodsImportedSchema: GenMessage<FoodsImported> = /*@__PURE__*/
-  messageDesc(file_nourish_food_v1_food, 13);
+  messageDesc(file_nourish_food_v1_food, 16);
 
 /**
  * Where a food's figures come from, most trusted first.
@@ -587,6 +666,16 @@ export const FoodService: GenService<{
     methodKind: "unary";
     input: typeof CreateFoodRequestSchema;
     output: typeof FoodSchema;
+  },
+  /**
+   * Adds many foods of the caller's own, some at a time: an import that is cancelled keeps those it has added.
+   *
+   * @generated from rpc nourish.food.v1.FoodService.ImportFoods
+   */
+  importFoods: {
+    methodKind: "unary";
+    input: typeof ImportFoodsRequestSchema;
+    output: typeof OperationSchema;
   },
   /**
    * Changes a food of the caller's own: the fields in update_mask, or all that are set when there is no mask.

@@ -1,0 +1,213 @@
+"""`mesh jobs`: what a service is to do later: listed, shown, done again, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mesh.cli.failure import Exit, Failure
+from mesh.cli.output import console, print_json, span, table
+from mesh.cli.place import json_option, paths, state
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mesh.runtime.jobs.store import Row
+
+T = TypeVar("T")
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+@click.group("jobs")
+def command() -> None:
+    """List the jobs of a service, show one, have it done again, or stop it; each takes --json."""
+
+
+@command.command("list")
+@click.argument("service")
+@click.option("--state", "wanted", type=click.Choice(STATES), help="Only those.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_(service: str, wanted: str | None, limit: int, as_json: bool) -> None:
+    """List the jobs of SERVICE, the newest first."""
+    from mesh.runtime.jobs import store
+
+    rows = _ask(service, lambda connection: store.newest(connection, wanted, limit))
+    if as_json:
+        print_json([_summary(row) for row in rows])
+    elif not rows:
+        click.echo("no jobs")
+    else:
+        columns = ("ID", "JOB", "STATE", "ATTEMPTS", "SINCE", "REASON")
+        console().print(table(columns, (_line(row) for row in rows)))
+
+
+@command.command("show")
+@click.argument("service")
+@click.argument("id_", metavar="ID")
+@json_option
+def show(service: str, id_: str, as_json: bool) -> None:
+    """Show a job of SERVICE: what it is to do, how far it is, why it failed; no values of sensitive fields."""
+    from mesh.runtime.jobs import store
+
+    row = _ask(service, lambda connection: store.get(connection, id_))
+    if row is None:
+        raise _unknown(service, id_)
+    argument, masked = _decoded(row)
+    if as_json:
+        print_json({**_summary(row), "argument": argument, "masked": masked})
+        return
+    click.echo(f"{row.kind}, {row.state}, {row.attempt} attempts, since {_since(row)}")
+    if row.detail:
+        click.secho(row.detail, fg="red")
+    for name, value in _summary(row)["headers"].items():
+        click.echo(f"{name}: {value}")
+    click.echo(json.dumps(argument, indent=2, ensure_ascii=False))
+    if masked:
+        click.echo(f"not shown: {', '.join(masked)}")
+
+
+@command.command("retry")
+@click.argument("service")
+@click.argument("id_", metavar="ID")
+@json_option
+def retry(service: str, id_: str, as_json: bool) -> None:
+    """Have a failed or cancelled job of SERVICE done again, from the last progress that it kept."""
+    from datetime import timedelta
+
+    from mesh.runtime.jobs import queue, store
+
+    async def again(connection: AsyncConnection) -> bool:
+        found = await store.again(connection, id_)
+        if found:
+            await queue.place(connection, id_, *found, timedelta(0))
+        return found is not None
+
+    _change(service, id_, again, "queued", "is neither failed nor cancelled", as_json=as_json)
+
+
+@command.command("cancel")
+@click.argument("service")
+@click.argument("id_", metavar="ID")
+@json_option
+def cancel(service: str, id_: str, as_json: bool) -> None:
+    """Stop a job of SERVICE: at once if it waits, at its next report if it runs."""
+    from mesh.runtime.jobs import running, store
+
+    error = running.CANCELLED.SerializeToString()
+    _change(service, id_, lambda c: store.cancel(c, id_, error), "told to stop", "has ended already", as_json=as_json)
+
+
+def _change(
+    service: str,
+    id_: str,
+    make: Callable[[AsyncConnection], Awaitable[bool]],
+    done: str,
+    why_not: str,
+    *,
+    as_json: bool,
+) -> None:
+    from mesh.runtime.jobs import store
+
+    if not _ask(service, make):
+        if _ask(service, lambda connection: store.get(connection, id_)) is None:
+            raise _unknown(service, id_)
+        raise Failure(f"the job {id_} {why_not}", hint=f"see `mesh jobs show {service} {id_}`")
+    if as_json:
+        print_json({"id": id_, "done": done})
+    else:
+        click.echo(f"{id_} is {done}")
+
+
+def _ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Asks the service's database, in one transaction.
+
+    Raises:
+        Failure: the mesh does not run, or the service has no jobs.
+    """
+    import sqlalchemy as sa
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    url = _url(service)
+
+    async def ask() -> T:
+        engine = create_async_engine(url, poolclass=sa.NullPool)
+        async with engine.begin() as connection:
+            if not (await connection.execute(sa.text("SELECT to_regclass('pgqueuer')"))).scalar_one():
+                raise Failure(f"{service} has no jobs")
+            return await question(connection)
+
+    try:
+        return asyncio.run(ask())
+    except (OSError, sa.exc.DBAPIError) as error:
+        raise Failure(f"the database of {service} does not answer: {error}", Exit.NOT_RUNNING) from error
+
+
+def _url(service: str) -> str:
+    from mesh import values
+    from mesh.cli.place import read_values
+    from mesh.local.postgres import Postgres
+    from mesh.topology import did_you_mean
+
+    state()
+    topology = values.load(read_values())
+    found = topology.services.get(service)
+    if found is None or not found.database:
+        with_one = [name for name, s in topology.services.items() if s.database]
+        hint = did_you_mean(service, with_one)
+        raise Failure(f"there is no service {service!r} with a database{hint}", Exit.USAGE)
+    if address := topology.database.address:
+        return f"postgresql+asyncpg://{service}@{address}/{service}"
+    url = Postgres(paths().home, paths().postgres_sockets).url(service)
+    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
+def _unknown(service: str, id_: str) -> Failure:
+    return Failure(f"{service} has no job {id_}", hint=f"see `mesh jobs list {service}`")
+
+
+def _summary(row: Row) -> dict[str, Any]:
+    times = {name: getattr(row, name) for name in ("create_time", "run_time", "start_time", "end_time")}
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "key": row.key,
+        "owner": row.owner,
+        "priority": row.priority,
+        "state": row.state,
+        "attempts": row.attempt,
+        "failures": row.failures,
+        "cancelRequested": row.cancel_requested,
+        "reason": row.detail or "",
+        "headers": json.loads(row.headers),
+        **{name: time.isoformat() for name, time in times.items() if time},
+    }
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    return row.id, row.kind, row.state, str(row.attempt), _since(row), row.detail or ""
+
+
+def _since(row: Row) -> str:
+    return span((datetime.now(UTC) - row.create_time).total_seconds())
+
+
+def _decoded(row: Row) -> tuple[Any, list[str]]:
+    from google.protobuf import json_format, message_factory
+
+    from mesh.contract import Contract
+    from mesh.dynamic import pool
+    from mesh.replay.mask import mask
+
+    types = pool(Contract.read().descriptors)
+    try:
+        message = message_factory.GetMessageClass(types.FindMessageTypeByName(row.kind)).FromString(row.argument)
+    except KeyError:
+        return f"the contracts have no {row.kind}: {len(row.argument)} bytes", []
+    masked = mask(message)
+    return json_format.MessageToDict(message, descriptor_pool=types), masked
