@@ -40,7 +40,7 @@ format: $(VENV)/dev ## Format Python and protos
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/buf format -w protos
 
-bench: $(VENV)/dev ## Measure all, or ONLY=paths; writes bench/results/ and bench/README.md
+bench: $(VENV)/dev ## Measure all, or ONLY=paths; writes bench/results/ and bench/RESULTS.md
 	@$(BIN)/python -m bench $(ONLY)
 
 lock: $(VENV)/uv ## Pin what pyproject.toml asks for, with hashes and without addresses

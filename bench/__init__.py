@@ -1,1 +1,1 @@
-"""Measurements, as ratios within one run. `make bench` runs them and writes results/ and README.md here."""
+"""Measurements, as ratios within one run. `make bench` runs them and writes results/ and RESULTS.md here."""

@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: measures these, or all, and writes results/ and README.md. A new one is added here."""
+"""`python -m bench [NAME ...]`: measures these, or all, and writes results/ and RESULTS.md. A new one is added here."""
 
 import sys
 from importlib import import_module

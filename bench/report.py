@@ -1,4 +1,4 @@
-"""Writes what was measured: results/<bench>.json for programs, README.md for people."""
+"""Writes what was measured: results/<bench>.json for programs, RESULTS.md for people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def save(name: str, results: dict[str, Any]) -> None:
 
 
 def write(benches: Mapping[str, Bench]) -> str:
-    """Writes README.md from the last results of every bench; returns its text."""
+    """Writes RESULTS.md from the last results of every bench; returns its text."""
     lines = [
         "# What it costs",
         "",
@@ -44,7 +44,7 @@ def write(benches: Mapping[str, Bench]) -> str:
             results = json.loads(path.read_text())
             lines += ["", *bench.report(results), "", f"Machine: {results['machine']}."]
     text = "\n".join(lines) + "\n"
-    (HERE / "README.md").write_text(text)
+    (HERE / "RESULTS.md").write_text(text)
     return text
 
 
