@@ -83,7 +83,7 @@ def test_a_token_without_the_scope_is_refused(person):
     assert (refused.status_code, refused.json()["details"][0]["reason"]) == (403, "PERMISSION_DENIED")
 
 
-def test_ones_own_foods_are_imported_as_an_operation_that_oneself_alone_follows(person):
+def test_ones_own_foods_are_imported_as_an_operation_that_oneself_alone_follows(mesh, person):
     me, other = person(), person("bob")
     foods = [{"displayName": f"Dish {n}"} for n in range(150)]
     name = me.post("/foods:import", json={"foods": foods}).raise_for_status().json()["name"]
@@ -95,5 +95,7 @@ def test_ones_own_foods_are_imported_as_an_operation_that_oneself_alone_follows(
     assert [listed["name"] for listed in me.get("/operations/food").json()["operations"]] == [name]
     assert [other.get(f"/{name}{verb}").status_code for verb in ("", ":wait", ":watch")] == [404] * 3
     assert other.post(f"/{name}:cancel", json={}).status_code == 404
+    job = mesh.json("jobs", "show", "food", name.rpartition("/")[2])
+    assert (job["state"], len(job["argument"]["foods"])) == ("succeeded", 150)
     me.delete(f"/{name}").raise_for_status()
     assert me.get(f"/{name}").status_code == 404

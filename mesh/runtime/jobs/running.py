@@ -89,7 +89,7 @@ class Job:
         if self._connection:
             stop = await store.report(self._connection, self.id, self.attempt, packed)
         else:
-            async with self._db.transaction() as connection:
+            async with self._db.connection() as connection:
                 stop = await store.report(connection, self.id, self.attempt, packed)
         _go_on(stop)
         self._progress = packed or self._progress
@@ -175,7 +175,7 @@ class Attempts:
 
     async def _make(self, handler: Handler, id_: str) -> timedelta | None:
         try:
-            async with self._db.transaction() as connection:
+            async with self._db.connection() as connection:  # each of these is one statement
                 row = await store.start(connection, id_)
         except IntegrityError as error:
             if store.ALONE in str(error.orig):
@@ -241,11 +241,11 @@ class Attempts:
 
     async def _end(self, job: Job, state: str, **outcome: bytes | str | None) -> None:
         if not job.ended:
-            async with self._db.transaction() as connection:
+            async with self._db.connection() as connection:
                 await job._end(connection, state, **outcome)
 
     async def _release(self, job: Job, delay: timedelta, failure: tuple[bytes, str] | None) -> timedelta:
-        async with self._db.transaction() as connection:
+        async with self._db.connection() as connection:
             await store.release(connection, job.id, job.attempt, delay, failure)
         return delay
 
