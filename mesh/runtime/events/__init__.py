@@ -4,7 +4,7 @@
 `observe` mark the methods that take events of others. `carry(db, *subscribers)` around `serve` runs all of it.
 """
 
-from mesh.runtime.events.backoff import Backoff
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.events.bus import Events, carry
 from mesh.runtime.events.outbox import publish
 from mesh.runtime.events.subscriptions import Rejected, observe, subscribe

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.db import Database
 from mesh.runtime.environment import environment, required
 from mesh.runtime.events import subjects
-from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.events.consumer import GroupConsumer, InstanceConsumer, Work
 from mesh.runtime.events.relay import Relay
 from mesh.runtime.events.server import Server

@@ -19,10 +19,10 @@ from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.db import Database
 from mesh.runtime.errors import ServiceError
 from mesh.runtime.events import dead, subjects
-from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.events.outbox import HEADERS
 from mesh.runtime.events.server import Pull, Server
 from mesh.runtime.events.subscriptions import Rejected, Subscription

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.events import subjects
-from mesh.runtime.events.backoff import Backoff
 
 _BACKOFF = Backoff()
 _MARK = "nourish_subscription"

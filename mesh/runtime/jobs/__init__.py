@@ -5,7 +5,7 @@ around `serve` does what is due. `begin` is `enqueue` for a user, who follows it
 operation; `Operations` serves those.
 """
 
-from mesh.runtime.events.backoff import Backoff
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.jobs.kinds import job
 from mesh.runtime.jobs.operations import Operations
 from mesh.runtime.jobs.queue import begin, enqueue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from mesh.runtime.events.backoff import Backoff
+from mesh.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     from mesh.runtime.jobs.running import Job

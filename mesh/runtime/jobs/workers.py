@@ -15,9 +15,9 @@ from croniter import croniter
 from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager, RetryRequested
 from sqlalchemy import QueuePool
 
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.db import Database
 from mesh.runtime.environment import environment
-from mesh.runtime.events.backoff import Backoff
 from mesh.runtime.jobs import store
 from mesh.runtime.jobs.changes import changes
 from mesh.runtime.jobs.kinds import Handler, handlers_of

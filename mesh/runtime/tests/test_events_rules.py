@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from nourish.food.v1.food_pb2 import Food, FoodsImported
 
 from mesh.runtime import events
+from mesh.runtime.backoff import POLICIES
 from mesh.runtime.events import Backoff, subjects
-from mesh.runtime.events.backoff import POLICIES
 from mesh.runtime.events.subscriptions import marked
 
 
