@@ -80,15 +80,21 @@ class Envoy(OneChild):
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _active_requests(self) -> int:
-        name = f"http.{self._listener}.downstream_rq_active"
+        return await self._count(f"http.{self._listener}.downstream_rq_active")
+
+    async def _count(self, name: str) -> int:
         stats = json.loads(await self.admin.get(f"/stats?format=json&filter=^{name}$"))["stats"]
         return sum(int(stat.get("value", 0)) for stat in stats)
+
+    async def _listens(self) -> bool:
+        """Whether what is bound is served: until Envoy's workers run, the kernel refuses connections."""
+        return bool(await self._count("listener_manager.workers_started"))
 
     async def _bound(self, child: Child) -> int:
         deadline = time.monotonic() + READY_SECONDS
         while child.pid is not None and time.monotonic() < deadline:
             with suppress(AdminError):
-                if port := (await self.admin.listeners()).get(self._listener):
+                if (port := (await self.admin.listeners()).get(self._listener)) and await self._listens():
                     return port
             await asyncio.sleep(POLL_SECONDS)
         why = f"was not given its listener {self._listener!r} in {READY_SECONDS:.0f} s" if child.pid else "ended"

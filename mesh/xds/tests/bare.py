@@ -55,6 +55,7 @@ class Bare:
 
     app: App
     bound: int
+    zone: str = ""
 
     async def port(self) -> int:
         """Where the mesh reaches it."""
