@@ -127,7 +127,7 @@ async def _listen(
             except TapError as error:
                 hint = "one recording of a service at a time; `mesh status` shows how its sidecars are"
                 raise Failure(f"{id} cannot be recorded: {error}", hint=hint) from error
-        click.echo(f"recording {share:.4g} of the calls at {', '.join(streams)}", err=True)
+        click.echo(f"recording {100 * share:.3g} % of the calls at {', '.join(streams)}", err=True)
         tasks = [asyncio.create_task(one(id, traces)) for id, traces in streams.items()]
         waiting = set(tasks)
         ends = asyncio.get_running_loop().time() + how_long.total_seconds()

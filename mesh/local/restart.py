@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from mesh import admin
@@ -69,8 +69,10 @@ def _cure(service: Service) -> str:
     return f"Raise {path}.replicas to {service.replicas + 1}{weight}"
 
 
-async def one_by_one(mesh: Running, service: str, tell: Tell, *, force: bool = False) -> None:
-    """Restarts each instance once every caller counts all others healthy; the first that fails is the last tried.
+async def one_by_one(
+    mesh: Running, service: str, tell: Tell, *, force: bool = False, only: Collection[str] = ()
+) -> None:
+    """Restarts each instance, or `only` these, once every caller counts all others healthy; ends with one that fails.
 
     An acknowledged endpoint is not a healthy one: a new host gets calls only after its first health check, which each
     caller makes on its own. So each caller's proxy is asked what it thinks.
@@ -85,7 +87,8 @@ async def one_by_one(mesh: Running, service: str, tell: Tell, *, force: bool = F
         await mesh.settle()
         await disagreeing(mesh, service)  # whoever does not answer in all that time is not waited for
 
-    for instance in mesh.topology.instances(service):
+    instances = [i for i in mesh.topology.instances(service) if not only or i.id in only]
+    for instance in instances:
         if not force:
             await _agreed(mesh, service)
             _has_another(mesh, instance)

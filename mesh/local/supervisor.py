@@ -114,17 +114,17 @@ class Mesh:
         await self._stop_workloads(gone)
         for service in topology.services.values():
             own = [w for w in self._workloads.values() if w.instance.service == service.name]
-            if any(w.data_plane != service.data_plane for w in own):
-                await self._move(service.name)
+            if others := [w.instance.id for w in own if w.data_plane != service.data_plane]:
+                await self._move(service.name, others)
 
-    async def _move(self, service: str) -> None:
-        """Restarts what takes the mesh in another way from now on: with a gap, if nothing can stand in for it."""
+    async def _move(self, service: str, instances: list[str]) -> None:
+        """Restarts those that take the mesh in another way from now on: with a gap, if nothing can stand in."""
         try:
             check(self._topology, service)
             alone = False
         except RefusedError:
             alone = True
-        await one_by_one(self, service, self._on_event, force=alone)
+        await one_by_one(self, service, self._on_event, force=alone, only=instances)
 
     # --- restarting ---
 

@@ -38,8 +38,9 @@ def _masked(message: Message, prefix: str) -> Iterator[str]:
 def _masked_any(message: Any, prefix: str) -> Iterator[str]:
     held = unpacked(message)
     if held is None:
-        message.ClearField("value")
-        yield prefix
+        if message.value:
+            message.ClearField("value")
+            yield prefix
         return
     yield from _masked(held, prefix)
     held.DiscardUnknownFields()

@@ -20,7 +20,7 @@ from nourish.mesh.v1.control_pb2_grpc import ControlServiceStub
 from tests.e2e import edits
 from tests.e2e.harness import under_load
 
-VALID, BAD, CALLERS = int(os.environ.get("EDITS", "40")), int(os.environ.get("BAD_EDITS", "16")), 4
+VALID, BAD, CALLERS = int(os.environ.get("EDITS", "20")), int(os.environ.get("BAD_EDITS", "16")), 4
 SEED = int(os.environ.get("EDITS_SEED", "45"))  # another one makes other edits
 
 

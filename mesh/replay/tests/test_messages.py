@@ -13,7 +13,7 @@ from nourish.profile.v1 import profile_pb2
 
 from mesh.contract import Contract
 from mesh.replay.diff import HIDDEN, Difference, differences
-from mesh.replay.fields import is_map, is_sensitive
+from mesh.replay.fields import ANY, is_map, is_sensitive
 from mesh.replay.frames import FrameError, messages
 from mesh.replay.mask import mask
 
@@ -57,6 +57,9 @@ def _scalar(field):
 
 
 def sensitive_fields(message):
+    if message.DESCRIPTOR.full_name == ANY and message.value:  # of a type that is made up
+        yield "value"
+        return
     for field, value in message.ListFields():
         if is_sensitive(field):
             yield field.full_name

@@ -16,6 +16,8 @@ from mesh.xds.tests.lab import Lab, call, code, poll
 from mesh.xds.tests.test_mesh import GET, PUT, bearer, start
 
 NAMES = [f"items/{n}" for n in range(5)]
+# As many as a large service has: a regex of them all is more than Envoy compiles.
+MORE_PATHS = [f"/lab.store.v1.StoreService/ListThingsOfKind{n}" for n in range(50)]
 
 
 def store(codec: Codec, note: str):
@@ -49,7 +51,7 @@ async def recording(lab: Lab, methods: dict[str, Codec]):
     """What the store's sidecar shows while the block runs: the calls and the recorder."""
     calls: list = []
     recorder = Recorder(methods, calls.append, 100)
-    async with tapped(lab.proxies["store-0"].folder / "admin.sock", request(methods, 1)) as traces:
+    async with tapped(lab.proxies["store-0"].folder / "admin.sock", request([*methods, *MORE_PATHS], 1)) as traces:
 
         async def listen() -> None:
             async for trace in traces:

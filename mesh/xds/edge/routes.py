@@ -143,10 +143,10 @@ def _bodiless() -> Route:
 def _cors(names: tuple[str, ...]) -> Any:
     """Pages of these hosts, on any port, and for "any" of this machine. Tokens are sent by hand: no cookies."""
     named = LOCAL_HOSTS if ANY_HOST in names else names
-    hosts = "|".join(re.escape(name).replace(r"\*", r"[a-z0-9.-]+") for name in named)
+    hosts = [re.escape(name).replace(r"\*", r"[a-z0-9.-]+") for name in named]
     return pb.pack(
         cors_pb2.CorsPolicy(
-            allow_origin_string_match=[pb.regex(f"https?://(?:{hosts})(?::[0-9]+)?")],
+            allow_origin_string_match=[pb.regex(f"https?://{host}(?::[0-9]+)?") for host in hosts],
             allow_methods="GET, POST, PUT, PATCH, DELETE",
             allow_headers=_REQUEST_HEADERS,
             expose_headers=_RESPONSE_HEADERS,
