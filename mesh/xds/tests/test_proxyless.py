@@ -86,31 +86,43 @@ async def test_calls_services_behind_sidecars_as_itself(lab: Lab) -> None:
 
 
 async def test_instances_come_and_go_under_calls(lab: Lab) -> None:
-    """Once a withdrawal is acknowledged no call is sent there, and none is lost on the way."""
+    """Once a withdrawal is acknowledged no call is sent there. What is lost on the way is rare (0043)."""
     await lab.report()
     assert (await lab.apply(values(front="proxyless"))).applied
     await stores(lab, "store-0", "store-1")
     async with bare.client(lab, "front-0") as channel:
         await poll(lambda: call(channel, GET))
-        done, names = asyncio.Event(), Counter[bytes]()
+        done, names, late = asyncio.Event(), Counter[bytes](), 0
 
         async def calls() -> None:
+            nonlocal late
             while not done.is_set():
-                names[await call(channel, GET)] += 1
+                try:
+                    names[await call(channel, GET)] += 1
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise
+                    late += 1
 
-        calling = [asyncio.create_task(calls()) for _ in range(4)]
-        for _ in range(5):
-            for stays, goes in (("store-0", "store-1"), ("store-1", "store-0")):
+        async def come_and_go() -> None:
+            for stays, goes in (("store-0", "store-1"), ("store-1", "store-0")) * 5:
                 assert not (await lab.report(stays, wait=True)).waiting
                 assert (await state(lab, "front-0")).synced
-                before = sum(names.values())
-                await poll(lambda: asyncio.sleep(0, sum(names.values()) > before + 20))  # noqa: B023
+                before = names.total()
+                await poll(lambda: asyncio.sleep(0, names.total() > before + 20))  # noqa: B023
                 seen = len(lab.apps[goes].calls)
-                await poll(lambda: asyncio.sleep(0, sum(names.values()) > before + 60))  # noqa: B023
+                await poll(lambda: asyncio.sleep(0, names.total() > before + 60))  # noqa: B023
                 assert len(lab.apps[goes].calls) == seen
-        done.set()
-        await asyncio.gather(*calling)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(calls())
+            try:
+                await come_and_go()
+            finally:
+                done.set()
         assert set(names) == {b"store-0", b"store-1"}
+        assert late <= names.total() / 100
 
 
 async def never(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
