@@ -111,14 +111,29 @@ class Mesh:
         return self.run("apply", "-f", str(overlay), *flags, expect=expect)
 
 
+# Runs what it is given when its standard input ends: when it is told to, or the process that started it is no more.
+AFTERWARDS = "import subprocess, sys; sys.stdin.read(); subprocess.call(sys.argv[1:])"
+
+
 @contextmanager
 def running(mesh: Mesh, *services: str) -> Iterator[Mesh]:
-    """Starts the mesh in the background; ends it and forgets its state afterwards, whatever happened."""
+    """Starts the mesh in the background; ends it and forgets its state afterwards, even if this process is killed."""
+    argv = [sys.executable, "-c", AFTERWARDS, *mesh.command("down", "--wipe")]
+    nowhere = subprocess.DEVNULL
+    end = subprocess.Popen(
+        argv,
+        cwd=mesh.root,
+        env=mesh.environment,
+        stdin=subprocess.PIPE,
+        stdout=nowhere,
+        stderr=nowhere,
+        start_new_session=True,  # Ctrl-C is for the tests
+    )
     try:
         mesh.run("up", "--detach", *services, timeout=UP_SECONDS)
         yield mesh
     finally:
-        mesh.run("down", "--wipe", expect=None)
+        end.communicate(timeout=60)
 
 
 @dataclass
