@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mesh.cli.content import decoded
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths
@@ -107,26 +108,6 @@ class Lag:
     waiting: int = 0
     in_hand: int = 0
     again: int = 0
-
-
-def decoded(event: str, payload: bytes) -> dict[str, Any]:
-    """The content of an event by its contract, and which sensitive fields were taken out."""
-    from google.protobuf import json_format, message_factory
-    from google.protobuf.message import DecodeError
-
-    from mesh.contract import Contract
-    from mesh.dynamic import pool
-    from mesh.replay.mask import mask
-
-    types = pool(Contract.read().descriptors)
-    try:
-        message = message_factory.GetMessageClass(types.FindMessageTypeByName(event)).FromString(payload)
-    except KeyError:
-        return {"content": f"the contracts have no {event}: {len(payload)} bytes", "masked": []}
-    except DecodeError:
-        return {"content": f"no {event}: {len(payload)} bytes", "masked": []}
-    masked = mask(message)
-    return {"content": json_format.MessageToDict(message, descriptor_pool=types), "masked": masked}
 
 
 def _outer(context: click.Context) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mesh.cli.content import decoded
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths, state
@@ -58,7 +59,8 @@ def show(service: str, id_: str, as_json: bool) -> None:
     row = _ask(service, lambda connection: store.get(connection, id_))
     if row is None:
         raise _unknown(service, id_)
-    argument, masked = _decoded(row)
+    found = decoded(row.kind, row.argument)
+    argument, masked = found["content"], found["masked"]
     if as_json:
         print_json({**_summary(row), "argument": argument, "masked": masked})
         return
@@ -195,19 +197,3 @@ def _line(row: Row) -> tuple[str, ...]:
 
 def _since(row: Row) -> str:
     return span((datetime.now(UTC) - row.create_time).total_seconds())
-
-
-def _decoded(row: Row) -> tuple[Any, list[str]]:
-    from google.protobuf import json_format, message_factory
-
-    from mesh.contract import Contract
-    from mesh.dynamic import pool
-    from mesh.replay.mask import mask
-
-    types = pool(Contract.read().descriptors)
-    try:
-        message = message_factory.GetMessageClass(types.FindMessageTypeByName(row.kind)).FromString(row.argument)
-    except KeyError:
-        return f"the contracts have no {row.kind}: {len(row.argument)} bytes", []
-    masked = mask(message)
-    return json_format.MessageToDict(message, descriptor_pool=types), masked

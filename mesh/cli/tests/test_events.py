@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from nourish.food.v1.food_pb2 import FoodsImported
 
-from mesh.cli.events import decoded
+from mesh.cli.content import decoded
 from mesh.cli.failure import Exit
 from mesh.local.nats import write_private
 from mesh.local.paths import Paths
