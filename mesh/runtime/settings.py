@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,6 +21,7 @@ from nourish.mesh.v1.settings_pb2 import WatchSettingsRequest, WatchSettingsResp
 from nourish.mesh.v1.settings_pb2_grpc import SettingsServiceStub
 
 from mesh.runtime import options
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.client import egress
 from mesh.runtime.environment import environment
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SERVICE_HEADER = "x-nourish-service"
 FIRST_SECONDS = 1.0  # how long a start waits for its settings
-PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0  # between two attempts to watch; the proxies' own back-off
+AGAIN = Backoff(first=0.2, limit=5.0)  # between two attempts to watch: as the proxies have it
 
 Scalar = str | float | bool
 T = TypeVar("T", bound=Scalar)
@@ -142,13 +142,13 @@ class Process:
             told.set()
             await self._wanted.wait()
         stub, own_name = _control_plane()
-        pause, away = PAUSE_SECONDS, False
+        failures, away = 0, False
         while True:
             try:
                 async for answer in stub.WatchSettings(WatchSettingsRequest(), metadata=own_name):
                     if away:
                         _log.info("settings are followed again")
-                    pause, away = PAUSE_SECONDS, False
+                    failures, away = 0, False
                     self.take(_plain(answer))
                     told.set()
             except grpc.aio.AioRpcError as error:
@@ -156,8 +156,8 @@ class Process:
                     _log.warning("settings stay as they are: %s %s", error.code().name, error.details())
                 away = True
             told.set()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            failures += 1
+            await asyncio.sleep(AGAIN.seconds(failures))
 
 
 process = Process()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from google.protobuf import json_format
 
+from mesh.runtime.backoff import Backoff
 from mesh.runtime.environment import required
 from mesh.runtime.proxyless import rules
 
 NAME = "inbound"
 TYPE = f"type.googleapis.com/{Listener.DESCRIPTOR.full_name}"
 BOOTSTRAP = "GRPC_XDS_BOOTSTRAP"  # gRPC's own client reads it too
-RECONNECT_SECONDS = (0.2, 5.0)
+RECONNECT = Backoff(first=0.2, limit=5.0)
 KEEPALIVE = [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 5_000)]
 
 _log = logging.getLogger("mesh.runtime")
@@ -71,17 +71,16 @@ class Inbound:
 
     async def follow(self) -> None:
         """Takes each change, and says to the control plane that it did; reconnects with jitter, until cancelled."""
-        first, most = RECONNECT_SECONDS
-        pause = first
+        failures = 0
         while True:
             try:
                 async with grpc.aio.insecure_channel(self._bootstrap.server, options=KEEPALIVE) as channel:
                     async for _ in self._answers(channel):
-                        pause = first
+                        failures = 0
             except grpc.aio.AioRpcError as error:
                 _log.warning("the control plane is away: what it said last holds", extra={"error": error.details()})
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-            pause = min(pause * 2, most)
+            failures += 1
+            await asyncio.sleep(RECONNECT.seconds(failures))
 
     async def _answers(self, channel: grpc.aio.Channel) -> AsyncIterator[None]:
         stub: Any = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel)
