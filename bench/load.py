@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from nourish.food.v1.food_pb2 import GetFoodRequest
@@ -15,6 +17,8 @@ from nourish.food.v1.food_pb2_grpc import FoodServiceStub
 from bench.processes import cpu_seconds
 
 CALLERS = 16
+READERS = 4  # of each kind
+READERS_PATH, READ_SECONDS = "/api/v1/foods?pageSize=1", 10.0
 WARM_UP_CALLS = 200  # a round; the servers stay up between rounds
 
 
@@ -106,3 +110,31 @@ class Connection:
             raise RuntimeError(head.decode())
         await self.reader.readexactly(int(length[1]))
         return b"\r\nconnection: close" not in head.lower()
+
+
+def readers(
+    port: int, counts: Counter[str], failures: Counter[str], done: asyncio.Event
+) -> list[Coroutine[Any, Any, None]]:
+    """Callers that read through the edge at `port` until `done`, on connections that are `kept` and on `new` ones.
+
+    They count answers by these two words in `counts`, and what went wrong by its text in `failures`.
+    """
+    return [_read(port, counts, failures, done, kind) for kind in ("kept", "new") for _ in range(READERS)]
+
+
+async def _read(port: int, counts: Counter[str], failures: Counter[str], done: asyncio.Event, kind: str) -> None:
+    """Repeats one read; a connection that fails is given up."""
+    connection: Connection | None = None
+    while not done.is_set():
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                if connection is None:
+                    connection = Connection(*await asyncio.open_connection("127.0.0.1", port), READERS_PATH)
+                keep = await connection.get() and kind == "kept"
+            counts[kind] += 1
+        except (OSError, EOFError, RuntimeError) as error:
+            failures[(str(error) or repr(error)).splitlines()[0]] += 1
+            keep = False
+        if connection and not keep:
+            connection.writer.close()
+            connection = None

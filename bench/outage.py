@@ -19,9 +19,7 @@ from mesh.admin import Admin, AdminError
 
 FROZEN_SECONDS = float(os.environ.get("BENCH_FROZEN_SECONDS", "60"))
 BACK_SECONDS, SETTLED_SECONDS = 60.0, 10.0
-CALLERS = 4  # of each kind
-PATH = "/api/v1/foods?pageSize=1"
-REQUEST_SECONDS, SAMPLE_SECONDS = 10.0, 0.5
+SAMPLE_SECONDS = 0.5
 CLUSTER, LISTENER = "cluster_manager.cluster", "listener_manager.listener"
 CONNECTS, STREAM = "cluster.xds.upstream_cx_total", "control_plane.connected_state"
 
@@ -63,9 +61,8 @@ class _Outage:
 
     async def run(self) -> dict[str, Any]:
         async with asyncio.TaskGroup() as group:
-            for kind in ("kept", "new"):
-                for _ in range(CALLERS):
-                    group.create_task(self._caller(kind))
+            for reader in load.readers(self._mesh.port, self._answers, self._failures, self._done):
+                group.create_task(reader)
             try:
                 measured = await self._measure()
             finally:
@@ -117,24 +114,6 @@ class _Outage:
     def _state(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self._mesh.home / "state.json").read_text())
         return found
-
-    async def _caller(self, kind: str) -> None:
-        """Repeats one read; a connection that fails is given up."""
-        connection: load.Connection | None = None
-        while not self._done.is_set():
-            try:
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    if connection is None:
-                        streams = await asyncio.open_connection("127.0.0.1", self._mesh.port)
-                        connection = load.Connection(*streams, PATH)
-                    keep = await connection.get() and kind == "kept"
-                self._answers[kind] += 1
-            except (OSError, EOFError, RuntimeError) as error:
-                self._failures[(str(error) or repr(error)).splitlines()[0]] += 1
-                keep = False
-            if connection and not keep:
-                connection.writer.close()
-                connection = None
 
 
 async def _has(admin: Admin) -> dict[str, Any]:

@@ -16,9 +16,7 @@ from typing import Any
 from bench import load, processes
 
 RESTARTS = int(os.environ.get("BENCH_RESTARTS", "20"))
-CALLERS = 4  # of each kind
-PATH = "/api/v1/foods?pageSize=1"
-REQUEST_SECONDS, RESTART_SECONDS = 10, 300
+RESTART_SECONDS = 300
 
 
 def run() -> dict[str, Any]:
@@ -55,9 +53,8 @@ async def _restart(mesh: processes.Mesh, environment: dict[str, str]) -> dict[st
     counts, failures, done = Counter(kept=0, new=0), Counter[str](), asyncio.Event()
     seconds = []
     async with asyncio.TaskGroup() as group:
-        for kind in ("kept", "new"):
-            for _ in range(CALLERS):
-                group.create_task(_caller(mesh.port, counts, failures, done, kind))
+        for reader in load.readers(mesh.port, counts, failures, done):
+            group.create_task(reader)
         try:
             for _ in range(RESTARTS):
                 told = json.loads(await asyncio.to_thread(_mesh, environment, "restart", "food", "--json"))
@@ -74,21 +71,3 @@ async def _restart(mesh: processes.Mesh, environment: dict[str, str]) -> dict[st
         "median_seconds": statistics.median(seconds),
         "longest_seconds": max(seconds),
     }
-
-
-async def _caller(port: int, counts: Counter[str], failures: Counter[str], done: asyncio.Event, kind: str) -> None:
-    """Repeats one read; a connection that fails is given up."""
-    connection: load.Connection | None = None
-    while not done.is_set():
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                if connection is None:
-                    connection = load.Connection(*await asyncio.open_connection("127.0.0.1", port), PATH)
-                keep = await connection.get() and kind == "kept"
-            counts[kind] += 1
-        except (OSError, EOFError, RuntimeError) as error:
-            failures[(str(error) or repr(error)).splitlines()[0]] += 1
-            keep = False
-        if connection and not keep:
-            connection.writer.close()
-            connection = None

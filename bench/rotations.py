@@ -31,10 +31,8 @@ from mesh.local.paths import Paths
 
 ROTATIONS = int(os.environ.get("BENCH_ROTATIONS", "100"))
 REQUESTS_PER_ROTATION = 30
-CALLERS = 4  # of each kind
 FOODS = ("food-0", "food-canary-0")
-PATH = "/api/v1/foods?pageSize=1"
-EDIT_SECONDS, REQUEST_SECONDS, POLL_SECONDS = 20, 10, 0.05
+EDIT_SECONDS, POLL_SECONDS = 20, 0.05
 
 
 def run() -> dict[str, Any]:
@@ -58,23 +56,28 @@ def report(results: dict[str, Any]) -> list[str]:
 
 
 async def _rotate(paths: Paths, port: int) -> dict[str, Any]:
-    counts, done = Counter(kept=0, new=0, failed=0, edits=0), asyncio.Event()
+    counts, failures, done = Counter(kept=0, new=0, edits=0), Counter[str](), asyncio.Event()
     authority = CertificateAuthority(paths.identity)
     before = await _handshakes(paths)
-    async with _until_left(done, _edits(paths, counts, done), *_callers(port, counts, done)):
+    async with _until_left(done, _edits(paths, counts, done), *load.readers(port, counts, failures, done)):
         for _ in range(ROTATIONS):
             for identity in authority.issued():
                 await asyncio.to_thread(authority.issue, identity.service, identity.spiffe_id)
             await settle(lambda: lagging(paths))
-            await _answered(counts, REQUESTS_PER_ROTATION)
+            await _answered(counts, failures, REQUESTS_PER_ROTATION)
         await rotate_root(authority, lambda: lagging(paths), lambda _: None)
-    return {"rotations": ROTATIONS, **counts, "handshakes": await _handshakes(paths) - before}
+    handshakes = await _handshakes(paths) - before
+    return {"rotations": ROTATIONS, **counts, "failed": failures.total(), "handshakes": handshakes}
 
 
-async def _answered(counts: Counter[str], more: int) -> None:
+async def _answered(counts: Counter[str], failures: Counter[str], more: int) -> None:
     """Waits for so many more requests, so that each certificate is used by some."""
-    enough = counts["kept"] + counts["new"] + counts["failed"] + more
-    while counts["kept"] + counts["new"] + counts["failed"] < enough:  # noqa: ASYNC110 - a count has no event
+
+    def ended() -> int:
+        return counts["kept"] + counts["new"] + failures.total()
+
+    enough = ended() + more
+    while ended() < enough:  # noqa: ASYNC110 - a count has no event
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -87,28 +90,6 @@ async def _until_left(done: asyncio.Event, *works: Any) -> AsyncIterator[None]:
             yield
         finally:
             done.set()
-
-
-def _callers(port: int, counts: Counter[str], done: asyncio.Event) -> list[Any]:
-    return [_caller(port, counts, done, kind) for kind in ("kept", "new") for _ in range(CALLERS)]
-
-
-async def _caller(port: int, counts: Counter[str], done: asyncio.Event, kind: str) -> None:
-    """Repeats one read; a connection that fails is given up."""
-    connection: load.Connection | None = None
-    while not done.is_set():
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                if connection is None:
-                    connection = load.Connection(*await asyncio.open_connection("127.0.0.1", port), PATH)
-                keep = await connection.get() and kind == "kept"
-            counts[kind] += 1
-        except (OSError, EOFError, RuntimeError):
-            counts["failed"] += 1
-            keep = False
-        if connection and not keep:
-            connection.writer.close()
-            connection = None
 
 
 async def _edits(paths: Paths, counts: Counter[str], done: asyncio.Event) -> None:
