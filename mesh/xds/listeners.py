@@ -47,7 +47,7 @@ def egress(node: NodePlan) -> listener_pb2.Listener:
     """From the application beside this proxy, on a Unix socket that only its user may open."""
     http = _http(EGRESS, [policy(node) for policy in policies.EGRESS_FILTERS], kept=(balancing.KEY,))
     http.local_reply_config.CopyFrom(local_replies.egress())
-    http.access_log.append(access_log.log(EGRESS))
+    http.access_log.append(access_log.log(EGRESS, **access_log.CALLEE))
     return listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])
 
 

@@ -94,6 +94,7 @@ def _to_app(node: NodePlan, method: Method) -> Route:
         match=RouteMatch(path=method.path),
         route=action,
         typed_per_filter_config={
+            **rbac.settings(method),
             **faults.settings(node),
             **concurrency.settings(node),
             **sizes.settings(node, method),

@@ -17,17 +17,15 @@ from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.http.header_to_metadata.v3.header_to_metadata_pb2 import Config as HeaderToMetadata
 from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication, JwtRequirement, RequirementRule
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
-from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 
 from mesh.xds import pb
 from mesh.xds.edge import errors, json_schema, reach
 from mesh.xds.plan import NodePlan
-from mesh.xds.policies import jwt
+from mesh.xds.policies import jwt, rbac
 
 CORS = "envoy.filters.http.cors"
 BUFFER = "envoy.filters.http.buffer"
-RBAC = "envoy.filters.http.rbac"
 JSON_CHECK, GRPC_STATUS = "json_check", "grpc_status"
 MAX_RESPONSE_BYTES = 8 << 20  # of the message; without a limit the transcoder stops at the connection's buffer
 METADATA = "nourish.edge"  # where grpc_status.lua finds the request id
@@ -48,8 +46,7 @@ def chain(node: NodePlan) -> list[Any]:
         # Behind the transcoder, so that it sees an error before that becomes JSON.
         _lua(GRPC_STATUS, node, errors.tables()),
         pb.http_filter(jwt.FILTER, _tokens(node)),
-        # Without rules of its own: a route that needs scopes brings them.
-        pb.http_filter(RBAC, rbac_pb2.RBAC()),
+        rbac.scopes(node),
         pb.http_filter("envoy.filters.http.router", router_pb2.Router(suppress_envoy_headers=True)),
     ]
 

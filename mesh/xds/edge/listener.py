@@ -31,6 +31,10 @@ SPOOFABLE_NAMES = (
     *("grpc-tags-bin", "grpc-trace-bin", "grpc-previous-rpc-attempts"),
 )
 LOGGED = {
+    **access_log.CALLEE,
+    "http_status": "%RESPONSE_CODE%",
+    "received_bytes": "%BYTES_RECEIVED%",
+    "sent_bytes": "%BYTES_SENT%",
     # Without the query, which may say what somebody searched for.
     "request": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% %PATH(NQ:ORIG_OR_PATH)%",
     "method": "%ROUTE_NAME%",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -22,7 +21,6 @@ from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
 from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import PerRouteConfig
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
-from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 
 from mesh.contract import Method
 from mesh.topology import LOCAL_HOSTS
@@ -85,20 +83,15 @@ def _route(method: Method) -> Route:
     }
     if method.client_streaming:
         settings[filters.BUFFER] = buffer_pb2.BufferPerRoute(disabled=True)
-    if method.scopes:
-        settings[filters.RBAC] = _scopes(method)
     return Route(
         name=method.path[1:],
         # No `grpc` condition: a gRPC-Web request has another content type when it is first matched.
         match=RouteMatch(path=method.path),
-        typed_per_filter_config={name: pb.pack(config) for name, config in settings.items()},
+        typed_per_filter_config={
+            **rbac.settings(method),
+            **{name: pb.pack(config) for name, config in settings.items()},
+        },
     )
-
-
-def _scopes(method: Method) -> rbac_pb2.RBACPerRoute:
-    everything = Policy(permissions=[Permission(any=True)], principals=[rbac.carries(method.scopes)])
-    rules = RBAC(action=RBAC.Action.ALLOW, policies={"+".join(method.scopes): everything})
-    return rbac_pb2.RBACPerRoute(rbac=rbac_pb2.RBAC(rules=rules))
 
 
 def _nowhere() -> Route:

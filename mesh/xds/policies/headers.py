@@ -5,7 +5,6 @@ from __future__ import annotations
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
 from envoy.config.core.v3 import extension_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
-from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 from mesh.xds import pb
 from mesh.xds.policies import canary
@@ -19,8 +18,8 @@ def strip(
 ) -> extension_pb2.TypedExtensionConfig:
     """Removes `x-envoy-*`, `x-nourish-*` (but for canary and `kept`), headers of these prefixes, and these names."""
     words = [name.removeprefix(OURS) for name in (canary.HEADER, *kept)]
-    matchers = [pb.prefix(p) for p in (ENGINE, *more_prefixes)]
-    matchers.append(string_pb2.StringMatcher(safe_regex=regex_pb2.RegexMatcher(regex=OURS + all_but(*words))))
+    # One expression for both: every matcher is a walk over all headers.
+    matchers = [pb.regex(f"{ENGINE}.*|{OURS}{all_but(*words)}"), *map(pb.prefix, more_prefixes)]
     mutations = [HeaderMutation(remove_on_match=HeaderMutation.RemoveOnMatch(key_matcher=m)) for m in matchers]
     mutations += [HeaderMutation(remove=name) for name in names]
     config = header_mutation_pb2.HeaderMutation(mutations=mutations)

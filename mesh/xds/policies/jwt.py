@@ -25,10 +25,8 @@ from mesh.xds.plan import NodePlan
 
 FILTER = "envoy.filters.http.jwt_authn"
 PROVIDER = "nourish"
-METADATA = "claims"  # where the filter leaves the token's claims for RBAC
-SCOPE_CLAIM = "scope"
-USER = "x-nourish-user"
-CLAIM_HEADERS = {USER: "sub", "x-nourish-scopes": SCOPE_CLAIM}
+USER, SCOPES = "x-nourish-user", "x-nourish-scopes"
+CLAIM_HEADERS = {USER: "sub", SCOPES: "scope"}
 
 
 def verify(node: NodePlan) -> Any:
@@ -56,8 +54,6 @@ def provider(jwks: str, *, routed_by: bool = False) -> JwtProvider:
         clock_skew_seconds=5,
         forward=True,  # a service passes the token on when it acts for the user
         from_headers=[JwtHeader(name="authorization", value_prefix="Bearer ")],
-        payload_in_metadata=METADATA,
-        normalize_payload_in_metadata=JwtProvider.NormalizePayload(space_delimited_claims=[SCOPE_CLAIM]),
         claim_to_headers=[JwtClaimToHeader(header_name=h, claim_name=c) for h, c in CLAIM_HEADERS.items()],
         jwt_cache_config=JwtCacheConfig(jwt_cache_size=1000),
         clear_route_cache=routed_by,

@@ -5,13 +5,12 @@ Everything that no policy allows is refused with PERMISSION_DENIED and logged wi
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal, SourcedMetadata
+from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as filter_pb2
-from envoy.type.matcher.v3 import metadata_pb2, value_pb2
 
 from mesh.contract import Method
 from mesh.xds import pb
@@ -20,6 +19,7 @@ from mesh.xds.policies import jwt
 
 HEALTH = "/grpc.health.v1.Health/"
 REFLECTION = "/grpc.reflection."
+SCOPES = "rbac.scopes"
 
 
 def peers(node: NodePlan) -> Any:
@@ -32,23 +32,22 @@ def peers(node: NodePlan) -> Any:
     if node.callers:
         prefixes = [pb.path_prefix(p) for p in (*whole, HEALTH, REFLECTION)]
         policies["callers"] = _policy(prefixes, [_identity(caller) for caller in node.callers])
-    return _filter("peers", policies)
+    rules = RBAC(action=RBAC.Action.ALLOW, policies=policies)
+    return pb.http_filter("rbac.peers", filter_pb2.RBAC(rules=rules, rules_stat_prefix="peers."))
 
 
-def scopes(node: NodePlan) -> Any | None:
-    """A method with scopes needs a token that carries all of them. None if no method here has any."""
-    by_scopes: dict[tuple[str, ...], list[Method]] = defaultdict(list)
-    for method in node.methods:
-        by_scopes[method.scopes].append(method)
-    by_scopes.pop((), None)
-    if not by_scopes:
-        return None
-    scoped = [pb.path_exact(m.path) for methods in by_scopes.values() for m in methods]
-    unscoped = Permission(not_rule=_any_path(scoped))
-    policies = {"unscoped": Policy(permissions=[unscoped], principals=[Principal(any=True)])}
-    for needed, methods in by_scopes.items():
-        policies["+".join(needed)] = _policy([pb.path_exact(m.path) for m in methods], [carries(needed)])
-    return _filter("scopes", policies)
+def scopes(_node: NodePlan) -> Any:
+    """No rules of its own: a route whose method has scopes brings them."""
+    return pb.http_filter(SCOPES, filter_pb2.RBAC())
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """What a user's token must carry for a method; by the filter's name, empty if nothing."""
+    if not method.scopes:
+        return {}
+    carries_all = Policy(permissions=[Permission(any=True)], principals=[_carries(method.scopes)])
+    rules = RBAC(action=RBAC.Action.ALLOW, policies={"+".join(method.scopes): carries_all})
+    return {SCOPES: pb.pack(filter_pb2.RBACPerRoute(rbac=filter_pb2.RBAC(rules=rules)))}
 
 
 def _policy(paths: Iterable[Any], principals: list[Principal]) -> Policy:
@@ -63,21 +62,12 @@ def _identity(spiffe_id: str) -> Principal:
     return Principal(authenticated=Principal.Authenticated(principal_name=pb.exact(spiffe_id)))
 
 
-def carries(needed: tuple[str, ...]) -> Principal:
-    """Matches a request whose verified token has all of these scopes."""
-    return Principal(and_ids=Principal.Set(ids=[Principal(sourced_metadata=_has_scope(scope)) for scope in needed]))
+def among_words(word: str) -> str:
+    """An RE2 expression for words parted by spaces, as RFC 8693 (4.2) has scopes, with this one among them."""
+    return f"(?:.* )?{re.escape(word)}(?: .*)?"
 
 
-def _has_scope(scope: str) -> SourcedMetadata:
-    path = [metadata_pb2.MetadataMatcher.PathSegment(key=key) for key in (jwt.METADATA, jwt.SCOPE_CLAIM)]
-    one = value_pb2.ListMatcher(one_of=value_pb2.ValueMatcher(string_match=pb.exact(scope)))
-    return SourcedMetadata(
-        metadata_matcher=metadata_pb2.MetadataMatcher(
-            filter=jwt.FILTER, path=path, value=value_pb2.ValueMatcher(list_match=one)
-        )
-    )
-
-
-def _filter(name: str, policies: dict[str, Policy]) -> Any:
-    rules = RBAC(action=RBAC.Action.ALLOW, policies=policies)
-    return pb.http_filter(f"rbac.{name}", filter_pb2.RBAC(rules=rules, rules_stat_prefix=f"{name}."))
+def _carries(needed: tuple[str, ...]) -> Principal:
+    """A request whose verified token has all of these scopes: the header is the token's own, see `headers`."""
+    found = [pb.header_is(jwt.SCOPES, pb.regex(among_words(scope))) for scope in needed]
+    return Principal(and_ids=Principal.Set(ids=[Principal(header=matcher) for matcher in found]))

@@ -124,9 +124,17 @@ def test_allow_list_is_the_inverse_of_calls(plan: Plan, node: Callable[[str], No
     assert "sa/edge" in front
 
 
-def test_no_scopes_no_filter(plan: Plan, node: Callable[[str], Node]) -> None:
-    assert rbac.scopes(plan.node(node("front-0"))) is None
-    assert rbac.scopes(plan.node(node("store-0"))) is not None
+def test_each_route_asks_for_its_methods_scopes(plan: Plan, node: Callable[[str], Node]) -> None:
+    store = plan.node(node("store-0"))
+    (host,) = routes.inbound(store).virtual_hosts
+    asked = {route.name: rbac.SCOPES in route.typed_per_filter_config for route in host.routes}
+    assert {m.path[1:]: bool(m.scopes) for m in store.methods}.items() <= asked.items()
+    assert {True, False} <= set(asked.values())
+
+
+@given(st.lists(st.sampled_from(["a.read", "a.readall", "ba.read", "a-read", "a.write"]), max_size=3))
+def test_a_scope_is_a_whole_word_of_the_token(carried: list[str]) -> None:
+    assert bool(re.fullmatch(rbac.among_words("a.read"), " ".join(carried))) == ("a.read" in carried)
 
 
 @given(st.text("canryx-", max_size=9))
