@@ -45,7 +45,7 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
     carried = auth.current.get().headers
     headers = {
         subjects.EVENT_HEADER: id_,
-        subjects.KEY_HEADER: _one_line(key),
+        subjects.KEY_HEADER: subjects.one_line(key),
         subjects.TIME_HEADER: datetime.now(UTC).isoformat(timespec="milliseconds"),
         **{name: carried[name] for name in HEADERS if name in carried},
     }
@@ -54,8 +54,3 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
     await connection.exec_driver_sql(_INSERT, values)
     connection.info[PUBLISHED] = True
     return id_
-
-
-def _one_line(key: str) -> str:
-    """A key as a header can hold it: readable, for people; the partition is of the key itself."""
-    return key.encode("ascii", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")

@@ -32,6 +32,11 @@ def key_of(message: Message) -> str:
     return str(getattr(message, options.Extensions[policy_pb2.event].key))
 
 
+def one_line(key: str) -> str:
+    """A key as a header can hold it: readable, for people; the partition is of the key itself."""
+    return key.encode("ascii", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
+
+
 def owner(full_name: str) -> str:
     """The service that publishes an event: "nourish.food.v1.FoodsImported" is food's.
 
