@@ -1,24 +1,18 @@
-"""For tests of services: a real server on a real channel in this process, and a real PostgreSQL. Fakes, not mocks.
+"""For tests of services: a real server on a real channel in this process. Fakes, not mocks.
 
-A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixtures `postgres_url` and `events_url`.
+The plug-in `mesh.pytest` gives what needs engines: the fixtures `postgres_url`, `events_url`, `mesh_up`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import shutil
-import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
-import pytest
 from google.protobuf.message import Message
 
 from mesh.runtime import auth, errors, settings
@@ -27,14 +21,6 @@ from mesh.runtime.client import passing_on
 from mesh.runtime.db import current as current_database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
-
-if TYPE_CHECKING:
-    from mesh.local.nats import Nats
-    from mesh.local.postgres import Postgres
-
-_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
-_ROOM_BYTES = 4 << 30
-_counter = itertools.count(1)
 
 
 @asynccontextmanager
@@ -93,70 +79,3 @@ def with_settings(given: Mapping[str, settings.Scalar]) -> Iterator[None]:
         yield
     finally:
         settings.process.take(before)
-
-
-@pytest.fixture(scope="session")
-def postgres_runner() -> Iterator[asyncio.Runner]:
-    """The event loop that the session's server belongs to."""
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="session")
-def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
-    """One real server for the whole test session, on a Unix socket in a temporary folder."""
-    from mesh.local.postgres import Postgres  # noqa: PLC0415 - only tests need the runner
-
-    with tempfile.TemporaryDirectory(prefix="nourish-pg-", dir=_in_memory()) as folder:
-        home, sockets = Path(folder) / "postgres", Path(folder) / "run"
-        sockets.mkdir()
-        server = Postgres(home, sockets)
-        postgres_runner.run(server.start())
-        try:
-            yield server
-        finally:
-            if server.pid:  # nothing is kept: no checkpoint
-                os.kill(server.pid, signal.SIGQUIT)
-            postgres_runner.run(server.stop())
-
-
-@pytest.fixture
-def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
-    """The URL of a fresh, empty database."""
-    return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
-
-
-@pytest.fixture(scope="session")
-def nats_server(postgres_runner: asyncio.Runner) -> Iterator[Nats]:
-    """One real NATS server for the whole test session."""
-    from mesh.local.nats import Nats  # noqa: PLC0415 - only tests need the runner
-
-    with tempfile.TemporaryDirectory(prefix="nourish-nats-", dir=_in_memory()) as folder:
-        server = Nats(Path(folder), {})
-        postgres_runner.run(server.start())
-        try:
-            yield server
-        finally:
-            postgres_runner.run(server.stop())
-
-
-@pytest.fixture
-def events_url(nats_server: Nats, postgres_runner: asyncio.Runner) -> str:
-    """The address of a NATS server without streams."""
-    postgres_runner.run(_without_streams(nats_server.url))
-    return nats_server.url
-
-
-async def _without_streams(url: str) -> None:
-    import nats  # noqa: PLC0415 - only for tests of events
-
-    async with await nats.connect(url) as connection:
-        streams = connection.jetstream()
-        for stream in await streams.streams_info():
-            await streams.delete_stream(str(stream.config.name))
-
-
-def _in_memory() -> str | None:
-    """A folder in memory if there is room: a score of databases costs 7 s there, and four times that on a busy disk."""
-    roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
-    return str(_MEMORY) if roomy else None

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 import sqlalchemy as sa
 from nourish.food.v1.food_pb2 import FoodsImported
 
-from mesh.local.paths import Paths
 from mesh.local.postgres import Postgres
 from mesh.runtime import database, events
 from tests.e2e.harness import wait_until
@@ -29,9 +28,8 @@ class Planner:
 @asynccontextmanager
 async def planning(mesh):
     """The planner at work; gives what it has noted of an import."""
-    paths = Paths(mesh.home)
-    postgres = Postgres(paths.home, paths.postgres_sockets)
-    async with database(url=await postgres.create_database("planner"), pool=10) as db:
+    url = await Postgres(mesh.home, mesh.paths.postgres_sockets).create_database("planner")
+    async with database(url=url, pool=10) as db:
         async with db.transaction() as connection:
             await connection.execute(sa.text("CREATE TABLE IF NOT EXISTS share (data text, share float8)"))
 
@@ -40,22 +38,17 @@ async def planning(mesh):
                 rows = await connection.execute(sa.text("SELECT share FROM share WHERE data = :data"), {"data": data})
                 return list(rows.scalars())
 
-        async with events.carry(db, Planner(), url=paths.events_url.read_text()):
+        async with events.carry(db, Planner(), url=mesh.paths.events_url.read_text()):
             yield noted
-
-
-async def publish(mesh, *imports):
-    """As food does."""
-    paths = Paths(mesh.home)
-    async with database(url=Postgres(paths.home, paths.postgres_sockets).url("food"), pool=1) as db:
-        async with db.transaction() as connection:
-            for event in imports:
-                await events.publish(connection, event)
 
 
 async def test_a_poison_message_is_shown_corrected_and_replayed_and_handled_once(mesh):
     async with planning(mesh) as noted:
-        await publish(mesh, FoodsImported(data="poison", foods=0), FoodsImported(data="good", foods=4))
+        async with mesh.events(FoodsImported) as seen:
+            async with mesh.database("food") as food, food.transaction() as connection:  # as food does
+                for published in (FoodsImported(data="poison", foods=0), FoodsImported(data="good", foods=4)):
+                    await events.publish(connection, published)
+            assert {(await seen.next()).data, (await seen.next()).data} == {"poison", "good"}
         await until(noted, "good")
         await asyncio.to_thread(treat, mesh)
         await until(noted, "poison")
