@@ -10,14 +10,17 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from mesh.runtime import auth, errors, settings
+from mesh.runtime import auth, clock, errors, settings
 from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
+from mesh.runtime.db import Database
 from mesh.runtime.db import current as current_database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
@@ -68,6 +71,74 @@ def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, s
         (auth.SCOPES_HEADER, " ".join(scopes)),
         (auth.CERTIFICATE_HEADER, certificate),
     )
+
+
+class StoppedClock:
+    """A clock that stands until it is moved: `clock.now += timedelta(hours=1)`."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._moved: set[asyncio.Future[None]] = set()
+
+    @property
+    def now(self) -> datetime:
+        """What it shows."""
+        return self._now
+
+    @now.setter
+    def now(self, to: datetime) -> None:
+        self._now = to
+        for waiter in self._moved:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __call__(self) -> datetime:
+        """What it shows, as `mesh.runtime.clock` asks."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns when it is moved."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._moved.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._moved.discard(waiter)
+
+
+@contextmanager
+def stopped_clock(at: datetime | None = None) -> Iterator[StoppedClock]:
+    """`mesh.runtime.clock` stands in the block: at `at`, or when it is."""
+    stopped = StoppedClock(at or clock.now())
+    before = clock.set_source(stopped)
+    try:
+        yield stopped
+    finally:
+        clock.set_source(before)
+
+
+class Outbox:
+    """What a fake store gives `events.publish` in place of a connection; `events` are what was published on it."""
+
+    def __init__(self) -> None:
+        self.events: list[Message] = []
+        self.info: dict[str, Any] = {}
+
+    async def exec_driver_sql(self, _: str, values: tuple[Any, ...]) -> None:
+        """Takes what `events.publish` writes."""
+        self.events.append(_event(values[2], values[4]))
+
+
+async def published(db: Database) -> list[Message]:
+    """The events in the outbox of a database that no relay sends on: those of transactions that committed, in order."""
+    async with db.connection() as connection:
+        rows = await connection.exec_driver_sql("SELECT subject, payload FROM runtime_outbox ORDER BY id")
+        return [_event(row.subject, row.payload) for row in rows]
+
+
+def _event(subject: str, payload: bytes) -> Message:
+    kind = descriptor_pool.Default().FindMessageTypeByName(subject.rpartition(".")[0])
+    return message_factory.GetMessageClass(kind).FromString(payload)
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC, datetime
 
 import protovalidate
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime import auth
+from mesh.runtime import auth, clock
 from mesh.runtime.db import PUBLISHED
 from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
@@ -46,7 +45,7 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
     headers = {
         subjects.EVENT_HEADER: id_,
         subjects.KEY_HEADER: subjects.one_line(key),
-        subjects.TIME_HEADER: datetime.now(UTC).isoformat(timespec="milliseconds"),
+        subjects.TIME_HEADER: clock.now().isoformat(timespec="milliseconds"),
         **{name: carried[name] for name in HEADERS if name in carried},
     }
     subject = subjects.subject(name, subjects.partition(key))
