@@ -142,6 +142,22 @@ def _event(subject: str, payload: bytes) -> Message:
 
 
 @contextmanager
+def with_flags(given: Mapping[str, Any]) -> Iterator[None]:
+    """As if the values said so: `{"search.newOrder": True}` for all, or a flag as it stands there; and nothing else."""
+    from mesh.runtime import flags  # noqa: PLC0415 - only for tests of flags
+
+    def flag(said: Any) -> Any:
+        whole = isinstance(said, Mapping) and said.keys() & {"variants", "shares", "rules"}
+        return said if whole else {"variants": {"given": said}, "default": "given"}
+
+    before = flags.provider.take({name: flag(said) for name, said in given.items()})
+    try:
+        yield
+    finally:
+        flags.provider.take(before)
+
+
+@contextmanager
 def with_settings(given: Mapping[str, settings.Scalar]) -> Iterator[None]:
     """As if the values said so, `{"search.minScore": 0.5}`, and nothing else."""
     before = settings.process.given

@@ -37,7 +37,7 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
         ValidationError: it breaks the field limits of the contract.
     """
     key, name = subjects.key_of(event), event.DESCRIPTOR.full_name
-    if environment().service not in ("", subjects.owner(name)):
+    if environment().service not in ("", subjects.owner(name)) and subjects.owner(name) != subjects.PLATFORM:
         raise ValueError(f"{name} is an event of {subjects.owner(name)}: {environment().service} cannot publish it")
     protovalidate.validate(event)
     id_ = uuid.uuid4().hex

@@ -18,6 +18,7 @@ TIME_HEADER = "nourish-time"
 ONLY_HEADER = "nourish-only"  # the one group that takes it: a dead letter that is replayed
 PREFIX = "nourish."
 STREAM_PREFIX = "events-"
+PLATFORM = "mesh"  # the owner of events that any service publishes
 
 
 def key_of(message: Message) -> str:
