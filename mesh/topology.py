@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """One stanza of `services`. `settings` are JSON texts by name: in Python 1 and true are equal."""
+    """One stanza of `services`. `settings` and `flags` are JSON texts by name: in Python 1 and true are equal."""
 
     name: str
     calls: tuple[str, ...] = ()
@@ -69,6 +69,7 @@ class Service:
     settings: dict[str, str] = field(default_factory=dict)
     data_plane: DataPlane = "sidecar"
     events: bool = False
+    flags: dict[str, str] = field(default_factory=dict)
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:

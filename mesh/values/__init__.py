@@ -206,11 +206,15 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "canary": Canary(**_arguments(stanza.get("canary", {}))),
         "limits": Limits(**_arguments(stanza.get("limits", {}))),
         "traffic": _made(Traffic, stanza.get("traffic", {})),
-        "settings": {k: json.dumps(v, ensure_ascii=False) for k, v in stanza.get("settings", {}).items()},
+        **{key: _texts(stanza.get(key, {})) for key in ("settings", "flags")},
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
         "events": stanza.get("events", False) is not False,
     }
     return Service(name, **{**_arguments(stanza), **known})
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 
 def _made(kind: Any, values: dict[str, Any]) -> Any:

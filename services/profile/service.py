@@ -11,21 +11,17 @@ from nourish.error.v1.reason_pb2 import Reason
 from nourish.profile.v1 import profile_pb2, profile_pb2_grpc
 from nourish.profile.v1.profile_pb2 import Profile
 
-from mesh.runtime import Context, auth, errors, masks, pages
+from mesh.runtime import Context, auth, clock, errors, masks, pages
 from services.profile import domain
 from services.profile.store import ProfileStore
 
 DEFAULT_PAGE_SIZE = 50
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
     """Serves the profiles in `store`; `clock` gives the time, with a zone."""
 
-    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = clock.now) -> None:
         self._store = store
         self._clock = clock
 

@@ -25,7 +25,6 @@ from mesh.runtime.testing import as_user, serve_in_memory
 from services.profile import store
 from services.profile.service import ProfileService
 
-pytest_plugins = ["mesh.runtime.testing"]
 MIGRATIONS = Path(store.__file__).parent / "migrations"
 ALICE = as_user("alice", "profile.read", "profile.write")
 BOB = as_user("bob", "profile.read", "profile.write")
