@@ -1,6 +1,7 @@
 """For tests of services: a real server on a real channel in this process, and a real PostgreSQL. Fakes, not mocks.
 
-A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixtures `postgres_url` and `events_url`.
+A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixtures `postgres_url`, `keys`
+and `events_url`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from google.protobuf.message import Message
 from mesh.runtime import auth, errors, settings
 from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
+from mesh.runtime.crypto import keyring
 from mesh.runtime.db import current as current_database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
@@ -124,6 +126,13 @@ def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
 def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
     """The URL of a fresh, empty database."""
     return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A folder with a key of the kind that a service gets, for `database(..., keys=keys)`."""
+    keyring.add_key(tmp_path / "keys")
+    return tmp_path / "keys"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ stands in `migrating`.
 """
 
 from mesh.runtime.db.database import PUBLISHED, Database
+from mesh.runtime.db.deletion import soft_delete
 from mesh.runtime.db.opening import current, database
 from mesh.runtime.db.rows import Rows, acting_for, mine
 
-__all__ = ["PUBLISHED", "Database", "Rows", "acting_for", "current", "database", "mine"]
+__all__ = ["PUBLISHED", "Database", "Rows", "acting_for", "current", "database", "mine", "soft_delete"]

@@ -7,7 +7,7 @@ setting with the row's owner. Without a user no row is seen and none can be writ
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 
 import sqlalchemy as sa
@@ -80,6 +80,18 @@ async def show(connection: AsyncConnection, setting: str) -> None:
 
 
 @asynccontextmanager
+async def showing(connection: AsyncConnection, rows: Rows) -> AsyncIterator[None]:
+    """Shows an open transaction other rows until the end of the block."""
+    before = (await connection.exec_driver_sql("SELECT current_setting('nourish.rows', true)")).scalar_one()
+    await show(connection, wanted(rows))
+    try:
+        yield
+    finally:
+        with suppress(sa.exc.DBAPIError):  # the transaction has failed: it shows nothing more
+            await show(connection, before or "")
+
+
+@asynccontextmanager
 async def acting_for(user: str, connection: AsyncConnection | None = None) -> AsyncIterator[None]:
     """Works for `user` until the end of the block, as if the user had called: for handlers of events, and for jobs.
 
@@ -91,10 +103,8 @@ async def acting_for(user: str, connection: AsyncConnection | None = None) -> As
         if connection is None:
             yield
             return
-        before = (await connection.exec_driver_sql("SELECT current_setting('nourish.rows', true)")).scalar_one()
-        await show(connection, wanted(Rows.LIVE))
-        yield
-        await show(connection, before or "")
+        async with showing(connection, Rows.LIVE):
+            yield
 
 
 async def is_guarded(connection: AsyncConnection) -> bool:
