@@ -82,7 +82,7 @@ def user() -> str:
 
 @contextmanager
 def acting_for(user: str) -> Iterator[None]:
-    """Makes `user` the verified user until the end of the block: `mesh.runtime.db.acting_for` says when that is right."""
+    """Makes `user` the verified user of the block; `mesh.runtime.db.acting_for` says when that is right."""
     info = current.get()
     others = () if info.headers.get(USER_HEADER) == user else (AUTHORIZATION_HEADER, SCOPES_HEADER)
     headers = {name: value for name, value in info.headers.items() if name not in others}

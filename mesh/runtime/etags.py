@@ -1,4 +1,4 @@
-"""Etags (AIP-154): they change with every change of a resource, and a change that brings an old one is refused. Pure."""
+"""Etags (AIP-154): one changes with every change of its resource; a change that brings an old one is refused. Pure."""
 
 from __future__ import annotations
 

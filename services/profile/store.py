@@ -58,9 +58,10 @@ class ProfileStore:
 
     async def create(self, profile: Profile, now: datetime) -> Profile:
         """Adds a profile."""
-        values = {"id": str(uuid.uuid4()), "revision": 1, "create_time": now, "update_time": now}
+        id_ = str(uuid.uuid4())
+        values = {"id": id_, "revision": 1, "create_time": now, "update_time": now}
         async with self._db.transaction() as connection:
-            values |= await self._columns(connection, values["id"], profile)
+            values |= await self._columns(connection, id_, profile)
             return await self._written(connection, profile_table.insert().values(values))
 
     async def update(self, profile_id: str, change: Callable[[Profile], Profile], now: datetime) -> Profile | None:
@@ -140,9 +141,9 @@ def _place(profile_id: str) -> str:
 
 def _to_profile(row: sa.Row[Any]) -> Profile:
     """The profile without what is sensitive."""
-    times = {name: _to_timestamp(time) for name in _TIMES if (time := row._mapping[name])}
-    fields = {name: row._mapping[name] for name in _OPEN}
-    return Profile(name=f"profiles/{row.id}", etag=etags.of(row.id, row.revision), **times, **fields)
+    fields: dict[str, Any] = {name: row._mapping[name] for name in _OPEN}
+    fields |= {name: _to_timestamp(time) for name in _TIMES if (time := row._mapping[name])}
+    return Profile(name=f"profiles/{row.id}", etag=etags.of(row.id, row.revision), **fields)
 
 
 def _to_timestamp(value: datetime) -> Timestamp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from cachetools import TTLCache
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
 from mesh.runtime.crypto.keyring import KEY_BYTES, Keyring, KeyringError
-from mesh.runtime.crypto.sensitive import may_be_sensitive, take_out
+from mesh.runtime.crypto.sensitive import take_out
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,6 +25,7 @@ _VERSION = b"\x01"
 _ID_BYTES, _NONCE_BYTES = 8, 12
 # Before the rest of a stored message, as a field that no contract can have: whoever reads the message passes over it.
 _FIELD = b"\xfa\xff\xff\xff\x0f"  # number 536,870,911, length-delimited
+_LENGTH_BYTES = 5
 
 _GET = sa.text("SELECT id, kek, wrapped FROM runtime_data_key WHERE owner = :owner")
 _HOLD = sa.text("SELECT id, kek, wrapped FROM runtime_data_key WHERE owner = :owner FOR KEY SHARE")
@@ -42,8 +43,6 @@ _OLD = sa.text(
 )
 _REWRAP = sa.text("UPDATE runtime_data_key SET kek = :kek, wrapped = :wrapped WHERE owner = :owner AND id = :id")
 
-M = TypeVar("M", bound=Message)
-
 
 class ErasedError(Exception):
     """The data key that something was encrypted by is gone, and it with the key."""
@@ -51,7 +50,7 @@ class ErasedError(Exception):
 
 @dataclass(frozen=True)
 class DataKey:
-    """A user's key. Where something is stored (table, column, row) is a part of what is encrypted: it cannot be moved."""
+    """A user's key. What is encrypted for one place (table, column, row) is not decrypted in another."""
 
     id: bytes
     cipher: AESGCM
@@ -91,37 +90,6 @@ class DataKey:
             ErasedError, ValueError: as `unseal`.
         """
         message.MergeFromString(self.unseal(sealed, place))
-
-    def dump(self, message: Message, place: str) -> bytes:
-        """A message as bytes in which what is sensitive is encrypted; without that part they are still a message."""
-        rest = type(message)()
-        rest.CopyFrom(message)
-        sealed = self.seal_fields(rest, place)
-        return _FIELD + _length(sealed) + sealed + rest.SerializeToString()
-
-
-def is_dumped(stored: bytes) -> bool:
-    """Whether `DataKey.dump` made it, and not `SerializeToString`."""
-    return stored.startswith(_FIELD)
-
-
-def load(key: DataKey, stored: bytes, kind: type[M], place: str) -> M:
-    """The message that `DataKey.dump` was given.
-
-    Raises:
-        ErasedError, ValueError: as `DataKey.unseal`.
-    """
-    start = len(_FIELD) + 5
-    end = start + sum((byte & 0x7F) << 7 * at for at, byte in enumerate(stored[len(_FIELD) : start]))
-    message = kind.FromString(stored[end:])
-    key.unseal_fields(stored[start:end], message, place)
-    return message
-
-
-def _length(part: bytes) -> bytes:
-    """A varint of five bytes, whatever it says: so the end of it is known."""
-    size = len(part)
-    return bytes([size >> 7 * at & 0x7F | (0x80 if at < 4 else 0) for at in range(5)])
 
 
 class DataKeys:
@@ -193,22 +161,31 @@ class DataKeys:
     # --- Stored messages ---
 
     async def dump(self, connection: AsyncConnection, message: Message, place: str, owner: str | None = None) -> bytes:
-        """A message as bytes, in which what the contract marks sensitive is encrypted."""
-        if not may_be_sensitive(message.DESCRIPTOR):
-            return message.SerializeToString()
-        return (await self.writing(connection, owner)).dump(message, place)
+        """A message as bytes in which what is sensitive is encrypted; without that part they are still a message.
 
-    async def load(
-        self, connection: AsyncConnection, stored: bytes, kind: type[M], place: str, owner: str | None = None
-    ) -> M:
-        """The message again; also one that was stored before it was encrypted.
+        Raises:
+            KeyringError: as `writing`.
+        """
+        rest = type(message)()
+        rest.CopyFrom(message)
+        taken = take_out(rest)
+        if not taken.ByteSize():
+            return message.SerializeToString()
+        sealed = (await self.writing(connection, owner)).seal(taken.SerializeToString(), place)
+        return _FIELD + _length(sealed) + sealed + rest.SerializeToString()
+
+    async def load(self, connection: AsyncConnection, stored: bytes, place: str, owner: str | None = None) -> bytes:
+        """The bytes of the message that `dump` was given; also of one that was stored before it was encrypted.
 
         Raises:
             ErasedError, KeyringError, ValueError: it cannot be decrypted.
         """
         if not is_dumped(stored):
-            return kind.FromString(stored)
-        return load(await self.reading(connection, owner), stored, kind, place)
+            return stored
+        start = len(_FIELD) + _LENGTH_BYTES
+        end = start + sum((byte & 0x7F) << 7 * at for at, byte in enumerate(stored[len(_FIELD) : start]))
+        taken = (await self.reading(connection, owner)).unseal(stored[start:end], place)
+        return stored[end:] + taken  # one after the other are one message
 
     # --- The keys that encrypt them ---
 
@@ -266,6 +243,17 @@ class DataKeys:
                 f"{self.keyring.folder / row.kek} is not the key that data in the database was encrypted by under this "
                 "name: put the right one back; nothing was changed"
             ) from None
+
+
+def is_dumped(stored: bytes) -> bool:
+    """Whether a part of it is encrypted."""
+    return stored.startswith(_FIELD)
+
+
+def _length(part: bytes) -> bytes:
+    """A varint of five bytes, whatever it says: so the end of it is known."""
+    last = _LENGTH_BYTES - 1
+    return bytes([len(part) >> 7 * at & 0x7F | (0x80 if at < last else 0) for at in range(_LENGTH_BYTES)])
 
 
 def _owner() -> str:

@@ -1,4 +1,4 @@
-"""The keys that encrypt data keys: one file each in a folder, as the runner or a Secret of Kubernetes puts them there."""
+"""The keys that encrypt data keys: a file each in one folder, where the runner or a Secret of Kubernetes puts them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ stands in `migrating`.
 
 from mesh.runtime.db.database import PUBLISHED, Database
 from mesh.runtime.db.deletion import soft_delete
-from mesh.runtime.db.opening import current, database
+from mesh.runtime.db.opening import current, database, keys_of
 from mesh.runtime.db.rows import Rows, acting_for, mine
 
-__all__ = ["PUBLISHED", "Database", "Rows", "acting_for", "current", "database", "mine", "soft_delete"]
+__all__ = ["PUBLISHED", "Database", "Rows", "acting_for", "current", "database", "keys_of", "mine", "soft_delete"]

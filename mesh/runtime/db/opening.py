@@ -77,6 +77,12 @@ def current() -> Database | None:
     return _opened[-1] if _opened else None
 
 
+def keys_of(connection: AsyncConnection) -> DataKeys:
+    """The data keys of the open database that a connection belongs to."""
+    engine = connection.engine.sync_engine
+    return next((db.keys for db in _opened if db.engine.sync_engine is engine), DataKeys(None))
+
+
 def _engine(address: sa.URL, size: int, *, replica: bool = False) -> AsyncEngine:
     return create_async_engine(
         address.set(drivername="postgresql+asyncpg"),

@@ -51,7 +51,6 @@ class Replica:
             return  # it counts for what it was
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self.engine.connect() as connection:
-                connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
                 is_replica, replayed = (await connection.execute(_REPLAYED)).one()
         except (OSError, TimeoutError, sa.exc.SQLAlchemyError) as error:
             self.lose(f"{type(error).__name__}: {error}")
@@ -124,7 +123,6 @@ class Replicas:
         now = time.monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS), primary.connect() as connection:
-                connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
                 self._marks.appendleft((now, (await connection.execute(_WRITTEN)).scalar_one()))
         except (OSError, TimeoutError, sa.exc.SQLAlchemyError):
             pass  # while it is down nothing is written either, but how fresh a replica is nobody knows

@@ -1,7 +1,7 @@
 """Whose rows a statement sees: PostgreSQL's row-level security, by the verified user of the call.
 
-`Database` tells each connection for whom it works, in one setting; the policies that `protect` gives a table compare the
-setting with the row's owner. Without a user no row is seen and none can be written, whatever the statement says.
+`Database` tells each connection for whom it works, in one setting; the policies that `protect` gives a table compare it
+with the row's owner. Without a user no row is seen and none can be written, whatever the statement says.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Rows(Enum):
 def protect(table: str, *, soft_delete: bool = False) -> tuple[str, ...]:
     """The statements for a migration that make each row of a table its owner's alone.
 
-    The table has a column `owner`, the user; with `soft_delete` also `delete_time` and `expire_time`, both null until it
-    is deleted. Then a row that has a `delete_time` is as good as gone, and goes for good after its `expire_time`.
+    The table has a column `owner`, the user; with `soft_delete` also `delete_time` and `expire_time`, null until it is
+    deleted. Then a row that has a `delete_time` is as good as gone, and goes for good after its `expire_time`.
 
     Args:
         table: its name.

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -401,7 +401,7 @@ async def test_nobody_writes_a_row_for_another_user_or_for_none(db):
         with pytest.raises(sa.exc.DBAPIError, match="row-level security"):
             async with acting_for("alice"), db.transaction() as connection:
                 await connection.execute(store.profile_table.insert().values({**values, **owner}))
-    with pytest.raises(sa.exc.DBAPIError, match="null value|row-level security"):
+    with pytest.raises(sa.exc.DBAPIError, match=r"null value|row-level security"):
         async with db.transaction() as connection:
             await connection.execute(store.profile_table.insert().values(values))
 

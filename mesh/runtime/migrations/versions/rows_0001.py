@@ -17,7 +17,7 @@ STATEMENTS = (
     """,
     """
     CREATE FUNCTION runtime_deleted_too() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE RETURN
-      coalesce(current_setting('nourish.rows', true) = '*' OR left(current_setting('nourish.rows', true), 5) = 'both:', false)
+      coalesce(left(current_setting('nourish.rows', true), 5) IN ('*', 'both:'), false)
     """,
 )
 

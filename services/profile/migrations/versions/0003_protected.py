@@ -56,9 +56,9 @@ def upgrade() -> None:
 
 def _batches(connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
     keys = migrating.keys()
-    query = sa.text(f"SELECT * FROM profile_in_the_open WHERE id > :after ORDER BY id LIMIT {BATCH}")
+    query = sa.text("SELECT * FROM profile_in_the_open WHERE id > :after ORDER BY id LIMIT :batch")
     after = ""
-    while found := connection.execute(query, {"after": after}).all():
+    while found := connection.execute(query, {"after": after, "batch": BATCH}).all():
         moved = []
         for row in found:
             sealed = keys.writing_sync(connection, row.owner).seal_fields(_profile(row), f"profile.sensitive/{row.id}")
