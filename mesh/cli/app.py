@@ -81,6 +81,7 @@ def _add_verbs() -> None:
         events,
         generate,
         jobs,
+        keys,
         logs,
         record,
         replay,
@@ -111,6 +112,7 @@ def _add_verbs() -> None:
         token,
         events,
         jobs,
+        keys,
         logs,
         generate,
     ):

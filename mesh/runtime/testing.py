@@ -25,7 +25,6 @@ from google.protobuf.message import Message
 from mesh.runtime import auth, errors, settings
 from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
-from mesh.runtime.crypto import keyring
 from mesh.runtime.db import current as current_database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
@@ -128,10 +127,17 @@ def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> 
     return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
 
 
+def add_key(folder: Path) -> str:
+    """Adds a key to a folder and makes it the one to encrypt with; returns its id."""
+    from mesh.local import keys  # noqa: PLC0415 - only tests need the runner
+
+    return keys.add_key(folder)
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     """A folder with a key of the kind that a service gets, for `database(..., keys=keys)`."""
-    keyring.add_key(tmp_path / "keys")
+    add_key(tmp_path / "keys")
     return tmp_path / "keys"
 
 

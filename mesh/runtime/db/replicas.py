@@ -24,7 +24,7 @@ ASKED_SECONDS = 0.5
 ANSWER_SECONDS = 1.0  # a replica that takes longer is none
 _KNOWN_WRITERS = 10_000
 _NEVER = float("-inf")
-_WRITTEN = sa.text("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+_WRITTEN = sa.text("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn")
 _REPLAYED = sa.text("SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0'::pg_lsn")
 
 _log = logging.getLogger("mesh.runtime.db")
@@ -91,12 +91,12 @@ class Replicas:
 
     def written(self) -> None:
         """Whoever runs now has changed something, and reads it from the primary for as long as a replica may lag."""
-        if not self.all:
+        if not self.all or not (who := _who()):
             return
         now = time.monotonic()
         if len(self._writers) >= _KNOWN_WRITERS:
             self._writers = {who: until for who, until in self._writers.items() if until > now}
-        self._writers[_who()] = now + self.max_lag
+        self._writers[who] = now + self.max_lag
 
     async def enter(self, stack: AsyncExitStack) -> AsyncConnection | None:
         """A connection to a replica until the end of `stack`; None if the primary must answer."""
@@ -145,6 +145,6 @@ async def _connected(replica: Replica) -> AsyncIterator[AsyncConnection]:
 
 
 def _who() -> str:
-    """Whose changes must be seen: the user's, or those of the request that has none."""
+    """Whose changes must be seen: the user's, or those of the request that has none. '' for what is no call."""
     info = auth.current.get()
-    return info.headers.get(auth.USER_HEADER) or f"request {info.request_id}"
+    return info.headers.get(auth.USER_HEADER) or (f"request {info.request_id}" if info.request_id else "")

@@ -12,9 +12,9 @@ from nourish.profile.v1 import profile_pb2 as pb
 from nourish.profile.v1.profile_pb2 import ActivityLevel, Diet, Goal, Profile, Sex
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 
-from mesh.runtime.crypto import KeyringError, keyring
+from mesh.runtime.crypto import KeyringError
 from mesh.runtime.db import Rows, database, housekeeping
-from mesh.runtime.testing import as_user, serve_in_memory
+from mesh.runtime.testing import add_key, as_user, serve_in_memory
 from services.profile import store
 from services.profile.service import ProfileService
 
@@ -130,7 +130,7 @@ async def test_without_the_right_key_it_does_not_start_says_so_and_changes_nothi
     async with opened() as db, serving(db) as channel:
         made = await create(channel)
     other = tmp_path / "other"
-    keyring.add_key(other)
+    add_key(other)
     for folder, problem in ((other, "not the key"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(KeyringError, match=problem):
             async with opened(folder):
@@ -186,7 +186,7 @@ async def test_a_new_key_takes_over_under_load_and_no_call_fails(opened, keys, m
             for number, channel in enumerate((first, second)):
                 group.create_task(load(channel, number))
             for _ in range(3):
-                new = keyring.add_key(keys)
+                new = add_key(keys)
                 await until_all_by(one, new)
             rotated.set()
         assert calls
@@ -210,7 +210,7 @@ async def test_a_rotation_that_is_cut_short_goes_on(opened, keys, monkeypatch):
     monkeypatch.setattr("mesh.runtime.crypto.datakeys.REWRAPPED_AT_ONCE", 2)
     async with opened() as db, serving(db) as channel:
         made = {n: await create(channel, as_user(f"u{n}", "profile.read", "profile.write")) for n in range(5)}
-        keyring.add_key(keys)
+        add_key(keys)
         async with db.transaction() as connection:
             assert await db.keys.rewrap(connection) == 2
     async with opened() as db, serving(db) as channel:  # with both keys in use
