@@ -100,10 +100,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class DatabaseServer:
-    """The PostgreSQL server: `address` is host:port, empty for the embedded one."""
+    """The PostgreSQL server: `address` is host:port, empty for the embedded one; `replicas` are read-only copies of it.
+
+    Every instance has a pool of the same size on each, and reads from one that is at most `max_lag_seconds` behind.
+    """
 
     address: str = ""
     max_connections: int = 100
+    replicas: tuple[str, ...] = ()
+    max_lag_seconds: int = 5
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ run: /run/nourish
 identity: /etc/nourish/identity
 svid: /var/run/secrets/spiffe.io
 cache: /var/cache/nourish
+keys: /etc/nourish/keys
 {{- end }}
 
 {{/* A file of the chart with each ${NAME} replaced, as YAML. Takes root, file, service, subset. */}}

@@ -82,6 +82,7 @@ def _add_verbs() -> None:
         flags,
         generate,
         jobs,
+        keys,
         logs,
         record,
         replay,
@@ -113,6 +114,7 @@ def _add_verbs() -> None:
         token,
         events,
         jobs,
+        keys,
         logs,
         generate,
     ):

@@ -134,6 +134,21 @@ def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> 
     return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
 
 
+@pytest.fixture
+def add_key() -> Callable[[Path], str]:
+    """Adds a key to a folder and makes it the one to encrypt with; returns its id."""
+    from mesh.local import keys
+
+    return keys.add_key
+
+
+@pytest.fixture
+def keys(tmp_path: Path, add_key: Callable[[Path], str]) -> Path:
+    """A folder with a key of the kind that a service gets, for `database(..., keys=keys)`."""
+    add_key(tmp_path / "keys")
+    return tmp_path / "keys"
+
+
 @pytest.fixture(scope="session")
 def nats_server(postgres_runner: asyncio.Runner) -> Iterator[Nats]:
     """One real NATS server for the whole test session."""

@@ -1,6 +1,6 @@
 """For tests of services: a real server on a real channel in this process. Fakes, not mocks.
 
-The plug-in `mesh.pytest` gives what needs engines: the fixtures `postgres_url`, `events_url`, `mesh_up`.
+The plug-in `mesh.pytest` gives what needs engines: the fixtures `postgres_url`, `keys`, `events_url`, `mesh_up`.
 """
 
 from __future__ import annotations

@@ -20,12 +20,14 @@ class Unit:
         connection: for whoever has the turn.
         turn: held by the task that is inside a block.
         open: until the call has ended; a task that it left behind has transactions of its own from then on.
+        shown: whose rows the transaction sees.
     """
 
     def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
         self.engine = engine
         self.turn = asyncio.Lock()
         self.open = True
+        self.shown = ""
         self.connection = connection
         self._holder: asyncio.Task[object] | None = None
 

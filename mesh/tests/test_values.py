@@ -307,6 +307,31 @@ def test_a_cycle_is_named_where_the_last_file_closes_it() -> None:
     assert problems(chart, "services:\n  a: {calls: [b]}\n") == [f"1.yaml:2: {cycle}"]
 
 
+@pytest.mark.parametrize(
+    ("database", "fault"),
+    [
+        ("{replicas: ['b:5432']}", "0.yaml:1: database.replicas: the embedded server has no copies"),
+        ("{address: 'a:5432', replicas: ['b:5432', 'a:5432']}", "replicas[1]: a:5432 is the server itself"),
+        ("{address: 'a:5432', replicas: ['b:5432', 'b:5432']}", "database.replicas"),
+        ("{address: 'a:5432', replicas: ['b']}", "database.replicas[0]"),
+    ],
+)
+def test_replicas_that_make_no_sense_are_refused(database: str, fault: str) -> None:
+    with pytest.raises(ValuesError) as caught:
+        load([ValuesFile("0.yaml", f"database: {database}\nservices:\n  food: {{database: {{}}}}\n")])
+    assert fault in str(caught.value)
+
+
+def test_pools_must_fit_on_each_replica_too() -> None:
+    """A replica has no fewer connections than its primary: PostgreSQL does not start it otherwise."""
+    text = """database: {address: "a:5432", replicas: ["b:5432"], maxConnections: 20}
+services:
+  food: {replicas: 3, database: {poolSize: 5}}
+"""
+    with pytest.raises(ValuesError, match="need 15 connections here and on each replica"):
+        load([ValuesFile("0.yaml", text)])
+
+
 def test_pools_that_do_not_fit_are_refused_with_the_arithmetic() -> None:
     text = """database: {maxConnections: 30}
 services:

@@ -110,7 +110,7 @@ def build(values: dict[str, Any]) -> Topology:
     return Topology(
         services={name: _service(name, stanza) for name, stanza in values.get("services", {}).items()},
         edge=_edge(values.get("edge", {})),
-        database=DatabaseServer(**_arguments(values.get("database", {}))),
+        database=_made(DatabaseServer, values.get("database", {})),
         events=EventsServer(**_arguments(values.get("events", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
@@ -224,6 +224,8 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
     for name, value in arguments.items():
         if part := next((hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)), None):
             arguments[name] = _made(part, value)
+        elif isinstance(value, list):
+            arguments[name] = tuple(value)
     return kind(**arguments)
 
 

@@ -35,6 +35,7 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
     if cycle := find_cycle(others):
         found.append((_closing(cycle, node), f"form a cycle: {' -> '.join(cycle)}"))
     if not known:
+        found += _replicas(topology)
         found += _pools(topology)
     return [Problem.at(path, node.locate(path), sentence) for path, sentence in found]
 
@@ -139,16 +140,27 @@ def _flag(flag: dict[str, Any]) -> Iterator[tuple[Path, str]]:
             yield path, "is the default, which takes what the others leave: leave it out"
 
 
+def _replicas(topology: Topology) -> Iterator[tuple[Path, str]]:
+    server = topology.database
+    if server.replicas and not server.address:
+        fault = "the embedded server has no copies; set database.address to the server that these follow"
+        yield ("database", "replicas"), fault
+    for position, address in enumerate(server.replicas):
+        if address == server.address:
+            yield ("database", "replicas", position), f"{address} is the server itself, database.address"
+
+
 def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:
     pools = topology.pooled_connections
     available = topology.database.max_connections - RESERVED_CONNECTIONS
     if sum(pools.values()) <= available:
         return
     terms = " + ".join(f"{name} {_product(topology, name)}" for name in pools)
+    where = " here and on each replica" if topology.database.replicas else ""
     yield (
         ("database", "maxConnections"),
-        f"the pools of all instances need {sum(pools.values())} connections ({terms}), but {available} are there "
-        f"({topology.database.max_connections} - {RESERVED_CONNECTIONS} in reserve); "
+        f"the pools of all instances need {sum(pools.values())} connections{where} ({terms}), but {available} are "
+        f"there ({topology.database.max_connections} - {RESERVED_CONNECTIONS} in reserve); "
         f"raise it to {sum(pools.values()) + RESERVED_CONNECTIONS} or lower a poolSize",
     )
 

@@ -17,6 +17,7 @@ from pgqueuer.ports.driver import Driver, NotifyCallback
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
+from mesh.runtime.db import keys_of
 from mesh.runtime.jobs import store
 
 # Of the call that asks for a job. Not its token: that would be kept, and is over before most jobs begin.
@@ -90,7 +91,7 @@ async def _enqueue(
         "kind": kind,
         "key": key,
         "owner": owner,
-        "argument": argument.SerializeToString(),
+        "argument": await keys_of(connection).dump(connection, argument, store.place_of(id_, "argument")),
         "headers": json.dumps({name: carried[name] for name in HEADERS if name in carried}),
         "priority": priority,
         "run_time": run_at,

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth, errors
+from mesh.runtime.crypto.datakeys import is_dumped
 from mesh.runtime.db import Database
 from mesh.runtime.jobs import store
 from mesh.runtime.jobs.kinds import Handler
@@ -67,6 +68,7 @@ class Job:
         self.ended = False
         self._db = db
         self._progress = row.progress
+        self._user = row.user
         self._connection: AsyncConnection | None = None
 
     def progress(self, kind: type[Progress]) -> Progress:
@@ -85,14 +87,13 @@ class Job:
             Cancelled: it shall stop.
             Superseded: it goes on elsewhere.
         """
-        packed = _packed(progress)
         if self._connection:
-            stop = await store.report(self._connection, self.id, self.attempt, packed)
+            stop = await self._report(self._connection, progress)
         else:
             async with self._db.connection() as connection:
-                stop = await store.report(connection, self.id, self.attempt, packed)
+                stop = await self._report(connection, progress)
         _go_on(stop)
-        self._progress = packed or self._progress
+        self._progress = _packed(progress).SerializeToString() if progress is not None else self._progress
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -121,9 +122,22 @@ class Job:
         """
         if not self._connection:
             raise RuntimeError("a job succeeds inside `async with job.transaction()`; else return the response")
-        await self._end(self._connection, store.SUCCEEDED, response=_packed(response))
+        await self._end(self._connection, store.SUCCEEDED, response)
 
-    async def _end(self, connection: AsyncConnection, state: str, **outcome: bytes | str | None) -> None:
+    async def _report(self, connection: AsyncConnection, progress: Message | None) -> bool | None:
+        return await store.report(
+            connection, self.id, self.attempt, await self._stored(connection, "progress", progress)
+        )
+
+    async def _stored(self, connection: AsyncConnection, column: str, message: Message | None) -> bytes | None:
+        if message is None:
+            return None
+        return await self._db.keys.dump(connection, _packed(message), store.place_of(self.id, column), self._user)
+
+    async def _end(
+        self, connection: AsyncConnection, state: str, response: Message | None = None, **outcome: bytes | str | None
+    ) -> None:
+        outcome["response"] = await self._stored(connection, "response", response)
         if not await store.end(connection, self.id, self.attempt, state, **outcome):  # type: ignore[arg-type]
             raise Superseded
         self.ended = True
@@ -136,12 +150,10 @@ def _go_on(stop: bool | None) -> None:
         raise Cancelled
 
 
-def _packed(message: Message | None) -> bytes | None:
-    if message is None:
-        return None
+def _packed(message: Message) -> Any:
     packed = Any()
     packed.Pack(message)
-    return packed.SerializeToString()
+    return packed
 
 
 class Attempts:
@@ -203,7 +215,7 @@ class Attempts:
             return None
         try:
             async with asyncio.timeout(handler.kind.seconds):
-                response = await handler.run(handler.kind.message.FromString(row.argument), job)
+                response = await handler.run(handler.kind.message.FromString(await self._argument(job, row)), job)
         except Cancelled:
             await self._end(job, store.CANCELLED, error=CANCELLED.SerializeToString())
             return None
@@ -215,8 +227,15 @@ class Attempts:
             return await self._release(job, _AT_ONCE, None)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has failed
             return await self._failed(handler, job, row, error)
-        await self._end(job, store.SUCCEEDED, response=_packed(response))
+        await self._end(job, store.SUCCEEDED, response)
         return None
+
+    async def _argument(self, job: Job, row: Row) -> bytes:
+        if is_dumped(row.argument) or is_dumped(row.progress or b""):
+            async with self._db.connection() as connection:
+                row = await store.decrypted(connection, row)
+            job._progress = row.progress
+        return row.argument
 
     async def _failed(self, handler: Handler, job: Job, row: Row, error: Exception) -> timedelta | None:
         known = errors.from_exception(error) or errors.internal()
@@ -239,10 +258,10 @@ class Attempts:
         _log.error("the job has failed", extra=facts, exc_info=error)
         await self._end(job, store.FAILED, error=status.SerializeToString(), detail=detail)
 
-    async def _end(self, job: Job, state: str, **outcome: bytes | str | None) -> None:
+    async def _end(self, job: Job, state: str, response: Message | None = None, **outcome: bytes | str | None) -> None:
         if not job.ended:
             async with self._db.connection() as connection:
-                await job._end(connection, state, **outcome)
+                await job._end(connection, state, response, **outcome)
 
     async def _release(self, job: Job, delay: timedelta, failure: tuple[bytes, str] | None) -> timedelta:
         async with self._db.connection() as connection:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.runtime import auth
+from mesh.runtime.crypto.datakeys import is_dumped
+from mesh.runtime.db import keys_of
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 CHANGED = "runtime_job"  # what NOTIFY says with the id of a job that has changed
@@ -40,11 +45,18 @@ class Row(NamedTuple):
     end_time: datetime | None
 
     @property
+    def user(self) -> str:
+        """For whom it runs; '' for nobody."""
+        found: str = json.loads(self.headers).get(auth.USER_HEADER, "")
+        return found
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.end_time is not None
 
 
+_ENCRYPTED = ("argument", "progress", "response")  # if their messages have sensitive fields
 _COLUMNS = ", ".join(Row._fields)
 _MINE = "id = :id AND attempt = :attempt AND state = 'running'"
 _TELL = f"CASE WHEN owner <> '' THEN pg_notify('{CHANGED}', id) END"  # PostgreSQL commits notifiers one by one
@@ -136,6 +148,20 @@ _LOST = sa.text(
     """
 )
 _HAS_RUN = sa.text("SELECT EXISTS (SELECT FROM runtime_job WHERE id > :prefix AND id < :prefix || '~')")
+
+
+def place_of(id_: str, column: str) -> str:
+    """Where something of a job is stored, as its encryption takes it."""
+    return f"runtime_job.{column}/{id_}"
+
+
+async def decrypted(connection: AsyncConnection, row: Row) -> Row:
+    """The job with what is encrypted in it, of the user who asked for it, in the open."""
+    found = {name: stored for name in _ENCRYPTED if is_dumped(stored := getattr(row, name) or b"")}
+    keys, opened = keys_of(connection), row._asdict()
+    for name, stored in found.items():
+        opened[name] = await keys.load(connection, stored, place_of(row.id, name), row.user)
+    return Row(**opened)
 
 
 async def insert(connection: AsyncConnection, values: dict[str, Any]) -> timedelta | None:
