@@ -144,7 +144,7 @@ class Running(Generic[Argument]):
             async with self._job.transaction(cancellable=not self._past_pivot()) as connection:
                 await store.note(connection, self._job.id, number, store.DOING, detail=detail)
             raise Again(step.backoff.seconds(tries))
-        _log.error("a step has failed", extra=facts, exc_info=error)
+        _log.warning("a step has failed", extra=facts, exc_info=error if may_help(status) else None)
         if tries == 1 and not may_help(status):  # else an earlier try, or this one, may have changed something
             self._states[number] = store.REFUSED
         if self._past_pivot():

@@ -75,8 +75,8 @@ class Stock(pb_grpc.StockServiceServicer):
 class Orders(pb_grpc.OrderServiceServicer):
     """Takes an order; the saga reserves, charges, ships, and says how it ended."""
 
-    def __init__(self, db: Database, channel: Any, **how: Any) -> None:
-        self.db, self.stock = db, pb_grpc.StockServiceStub(channel)
+    def __init__(self, db: Database, channel: Any, *, pivot: bool = True, **how: Any) -> None:
+        self.db, self.stock, self.pivot = db, pb_grpc.StockServiceStub(channel), pivot
         self.how: dict[str, Any] = {"backoff": _SOON, **how}
 
     async def Place(self, request: Any, context: Any) -> Any:
@@ -93,7 +93,7 @@ class Orders(pb_grpc.OrderServiceServicer):
             sagas.step(self.begin, self.cancel, **self.how),
             sagas.step(self.reserve, self.release, **self.how),
             sagas.step(self.charge, self.refund, **self.how),
-            sagas.step(self.ship, pivot=True, **self.how),
+            sagas.step(self.ship, pivot=self.pivot, **self.how),
             sagas.step(self.confirm, **self.how),
         )
 
