@@ -88,7 +88,7 @@ async def _kills(engines: Engines, folder: Path, name: str, runs: int, *, with_e
     kinds = Counter(fault.partition(":")[0] for fault in faults)
     return {
         "orders": len(driver.placed),
-        "killed": driver.deaths().total() + driver.elsewhere,
+        "killed": driver.killed,
         "at_their_point": driver.deaths().total(),
         "engines": restarts.number,
         "seconds": round(time.monotonic() - began),
@@ -110,7 +110,7 @@ class _Restarts:
 
     async def run(self) -> None:
         while not self._stop.is_set():
-            if self._driver.deaths().total() < (self.number + 1) * ENGINE_EVERY:
+            if self._driver.killed < (self.number + 1) * ENGINE_EVERY:
                 await asyncio.sleep(0.1)
                 continue
             engine = self._engines[self.number % 2]

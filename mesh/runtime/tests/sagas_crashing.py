@@ -62,7 +62,7 @@ TABLES = {"orders": (shop.ORDERS,), "stock": shop.STOCK}
 REFUSED = ("", "charge", "ship")  # in turn
 LEASE = 0.25
 SECONDS = 60  # a process that takes longer to start is ended by SIGALRM
-PATIENCE = 2.0  # of a process that does not come to its point: it is killed where it is
+PATIENCE = 4.0  # of a process that does not come to its point: it is killed where it is
 AT_ONCE = 12
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
@@ -258,6 +258,11 @@ class Driver:
         """How often a process died at each point so far."""
         path = Path(self._place["deaths"])
         return Counter(path.read_text().splitlines() if path.exists() else ())
+
+    @property
+    def killed(self) -> int:
+        """How many were."""
+        return self.deaths().total() + self.elsewhere
 
     async def _die(self, who: str, bombs: Iterable[tuple[str, int]]) -> None:
         for point, nth in bombs:
