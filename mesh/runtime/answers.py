@@ -86,9 +86,13 @@ def _place(key: Mapping[str, str]) -> str:
 
 def key_of(method: MethodInfo, request: Any) -> dict[str, str]:
     """The columns of the key. Two users who send one request_id have two."""
+    return {"owner": owner(), "method": method.path, "request_id": request.request_id.lower()}
+
+
+def owner() -> str:
+    """For whom the current call runs."""
     principal = auth.principal()
-    owner = f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
-    return {"owner": owner, "method": method.path, "request_id": request.request_id.lower()}
+    return f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
 
 
 def digest(request: Message) -> bytes:

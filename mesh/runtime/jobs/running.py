@@ -54,6 +54,14 @@ class Superseded(Exception):  # noqa: N818 - no error: the job goes on elsewhere
     """This process was taken for dead, and another goes on with the job. Let it pass."""
 
 
+class Again(Exception):  # noqa: N818 - no error: the work says so itself
+    """The attempt ends here and is no failure; the next comes in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 class Job:
     """The attempt that runs.
 
@@ -96,15 +104,19 @@ class Job:
         self._progress = _packed(progress).SerializeToString() if progress is not None else self._progress
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, cancellable: bool = True) -> AsyncIterator[AsyncConnection]:
         """A transaction of this attempt alone: if the job goes on elsewhere meanwhile, nothing of it is kept.
+
+        Args:
+            cancellable: False for what is to be done although the job shall stop.
 
         Raises:
             Cancelled: it shall stop.
             Superseded: it goes on elsewhere.
         """
         async with self._db.transaction() as connection:
-            _go_on(await store.lock(connection, self.id, self.attempt))
+            stop = await store.lock(connection, self.id, self.attempt)
+            _go_on(stop if cancellable or stop is None else False)
             self._connection = connection
             try:
                 yield connection
@@ -133,6 +145,17 @@ class Job:
         if message is None:
             return None
         return await self._db.keys.dump(connection, _packed(message), store.place_of(self.id, column), self._user)
+
+    async def fail(self, status: status_pb2.Status, detail: str) -> None:
+        """Ends the job as failed, or as cancelled if the status says so, as a part of the open `transaction`.
+
+        Raises:
+            RuntimeError, Superseded: as `succeed`.
+        """
+        if not self._connection:
+            raise RuntimeError("a job fails inside `async with job.transaction()`; else raise")
+        state = store.CANCELLED if status.code == code_pb2.CANCELLED else store.FAILED
+        await self._end(self._connection, state, error=status.SerializeToString(), detail=detail)
 
     async def _end(
         self, connection: AsyncConnection, state: str, response: Message | None = None, **outcome: bytes | str | None
@@ -206,7 +229,7 @@ class Attempts:
             auth.current.reset(token)
 
     async def _outcome(self, handler: Handler, job: Job, row: Row) -> timedelta | None:
-        if row.cancel_requested:
+        if row.cancel_requested and not handler.kind.undoes:
             await self._end(job, store.CANCELLED, error=CANCELLED.SerializeToString())
             return None
         if row.failures >= handler.kind.tries:
@@ -238,12 +261,11 @@ class Attempts:
         return row.argument
 
     async def _failed(self, handler: Handler, job: Job, row: Row, error: Exception) -> timedelta | None:
-        known = errors.from_exception(error) or errors.internal()
-        request_id = auth.current.get().request_id
-        status = errors.to_status(known, request_id) if isinstance(known, errors.ServiceError) else known
-        detail = f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS].replace("\0", "")
+        if isinstance(error, Again):
+            return await self._release(job, timedelta(seconds=error.seconds), None)
+        status, detail = told(error)
         failures = row.failures + 1
-        if status.code not in _AGAIN or failures >= handler.kind.tries:
+        if not may_help(status) or failures >= handler.kind.tries:
             await self._fail(job, row, status, detail, error)
             return None
         delay = timedelta(seconds=handler.kind.backoff.seconds(failures))
@@ -267,6 +289,19 @@ class Attempts:
         async with self._db.connection() as connection:
             await store.release(connection, job.id, job.attempt, delay, failure)
         return delay
+
+
+def told(error: Exception) -> tuple[status_pb2.Status, str]:
+    """A failure as a user may see it, and as whoever operates the service does."""
+    known = errors.from_exception(error) or errors.internal()
+    request_id = auth.current.get().request_id
+    status = errors.to_status(known, request_id) if isinstance(known, errors.ServiceError) else known
+    return status, f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS].replace("\0", "")
+
+
+def may_help(status: status_pb2.Status) -> bool:
+    """Whether trying again may help."""
+    return status.code in _AGAIN
 
 
 def _call(row: Row, seconds: float) -> auth.CallInfo:

@@ -59,6 +59,9 @@ class Row(NamedTuple):
 _ENCRYPTED = ("argument", "progress", "response")  # if their messages have sensitive fields
 _COLUMNS = ", ".join(Row._fields)
 _MINE = "id = :id AND attempt = :attempt AND state = 'running'"
+# A saga (mesh.runtime.sagas) is a job that must not be left half done, nor forgotten while it waits for a human.
+_SAGA = "EXISTS (SELECT FROM runtime_saga WHERE runtime_saga.id = runtime_job.id)"
+_PARKED = "EXISTS (SELECT FROM runtime_saga WHERE runtime_saga.id = runtime_job.id AND parked)"
 _TELL = f"CASE WHEN owner <> '' THEN pg_notify('{CHANGED}', id) END"  # PostgreSQL commits notifiers one by one
 _INSERT = sa.text(
     """
@@ -103,9 +106,9 @@ _CANCEL = sa.text(
     f"""
     UPDATE runtime_job
     SET cancel_requested = true, update_time = now(),
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        error = CASE state WHEN 'queued' THEN :error ELSE error END,
-        end_time = CASE state WHEN 'queued' THEN now() END
+        state = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN 'cancelled' ELSE state END,
+        error = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN :error ELSE error END,
+        end_time = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN now() END
     WHERE id = :id AND owner = coalesce(:owner, owner) AND end_time IS NULL
     RETURNING {_TELL}
     """  # noqa: S608 - constants
@@ -132,11 +135,14 @@ _NEWEST = sa.text(
     ORDER BY create_time DESC, id DESC LIMIT :limit
     """  # noqa: S608 - constants
 ).bindparams(sa.bindparam("state", type_=sa.Text))
-_FORGET = sa.text("DELETE FROM runtime_job WHERE id = :id AND end_time IS NOT NULL")
+_FORGET = sa.text(
+    f"DELETE FROM runtime_job WHERE id = :id AND end_time IS NOT NULL AND NOT {_PARKED}"  # noqa: S608 - constants
+)
 _CLEAN = sa.text(
-    """
+    f"""
     DELETE FROM runtime_job WHERE end_time < now() - :kept AND (state <> 'failed' OR end_time < now() - :kept_failed)
-    """
+      AND NOT {_PARKED}
+    """  # noqa: S608 - constants
 ).bindparams(sa.bindparam("kept", KEPT, sa.Interval), sa.bindparam("kept_failed", KEPT_FAILED, sa.Interval))
 # Jobs that are to be done and have no place in the queue: what the library could not write when a database failed.
 _LOST = sa.text(
