@@ -26,6 +26,7 @@ from mesh.runtime.events import dead, subjects
 from mesh.runtime.events.outbox import HEADERS
 from mesh.runtime.events.server import Pull, Server
 from mesh.runtime.events.subscriptions import Rejected, Subscription
+from mesh.runtime.telemetry import traces
 
 OUTAGE = Backoff("exponential", first=0.1, limit=5.0)
 EARLIER = timedelta(seconds=10)  # clocks differ: an observer gets what was published so long before its start, too
@@ -85,8 +86,9 @@ class Consumer:
         deadline = asyncio.get_running_loop().time() + self._subscription.timeout
         token = auth.current.set(auth.CallInfo(deadline, carried, bounded=True))
         try:
-            async with asyncio.timeout_at(deadline):
-                yield
+            with traces.span(f"handle {self._subscription.name}", traces.CONSUMER):
+                async with asyncio.timeout_at(deadline):
+                    yield
         finally:
             auth.current.reset(token)
 

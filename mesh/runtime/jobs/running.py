@@ -23,6 +23,7 @@ from mesh.runtime.db import Database
 from mesh.runtime.jobs import store
 from mesh.runtime.jobs.kinds import Handler
 from mesh.runtime.jobs.store import Row
+from mesh.runtime.telemetry import traces
 
 CANCELLED = status_pb2.Status(code=code_pb2.CANCELLED, message="the operation was cancelled")
 BUSY = timedelta(seconds=0.5)  # until it is looked at again whether another job with the same key still runs
@@ -202,8 +203,9 @@ class Attempts:
             await self._fail(job, row, errors.to_status(errors.internal(), ""), died)
             return None
         try:
-            async with asyncio.timeout(handler.kind.seconds):
-                response = await handler.run(handler.kind.message.FromString(row.argument), job)
+            with traces.span(f"job {row.kind}", traces.CONSUMER, job=job.id, attempt=job.attempt):
+                async with asyncio.timeout(handler.kind.seconds):
+                    response = await handler.run(handler.kind.message.FromString(row.argument), job)
         except Cancelled:
             await self._end(job, store.CANCELLED, error=CANCELLED.SerializeToString())
             return None
