@@ -282,6 +282,9 @@ class Mesh:
             "NOURISH_LISTEN": f"unix:{paths.app_socket(instance.id)}",
             "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
             "NOURISH_CACHE_DIR": str(paths.cache),
+            "NOURISH_TELEMETRY": f"unix:{paths.telemetry_socket(instance.id)}",
+            "NOURISH_OTLP": self._topology.telemetry.otlp,
+            "NOURISH_SAMPLED": str(self._topology.telemetry.sampled),
         }
         if proxyless:
             env["NOURISH_EGRESS"], env["NOURISH_INBOUND"] = "xds:///egress", "127.0.0.1:0"

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, json_format
 
 from mesh.contract import Contract, Method
-from mesh.topology import EDGE, SUBSETS, DataPlane, Edge, Limits, Service, Subset, Topology
+from mesh.topology import EDGE, SUBSETS, DataPlane, Edge, Limits, Service, Subset, Telemetry, Topology
 from mesh.traffic import Traffic
 
 
@@ -133,6 +133,7 @@ class NodePlan:
     callees: tuple[Callee, ...]
     materials: Materials
     edge: Edge
+    telemetry: Telemetry
     descriptors: descriptor_pb2.FileDescriptorSet
 
     @property
@@ -182,6 +183,7 @@ class Plan:
             callees=tuple(self._callees[name] for name in calls),
             materials=self.materials,
             edge=self.topology.edge,
+            telemetry=self.topology.telemetry,
             descriptors=self.contract.descriptors,
         )
 

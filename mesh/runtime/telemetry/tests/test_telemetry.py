@@ -49,11 +49,11 @@ def request(name="foods/x"):
     return food_pb2.GetFoodRequest(name=name)
 
 
-async def ask(*metadata, name="foods/x", timeout=None, foods=None):
+async def ask(*metadata, name="foods/x", seconds=None, foods=None):
     async with serve_in_memory(foods or Foods()) as channel:
         stub = food_pb2_grpc.FoodServiceStub(channel._channel)  # a caller that does not trace
         try:
-            await stub.GetFood(request(name), metadata=metadata, timeout=timeout)
+            await stub.GetFood(request(name), metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK
@@ -182,7 +182,7 @@ async def test_each_call_is_counted_by_how_it_ended():
     before = figures()
     for name in ("foods/x", "foods/x", "foods/missing", "foods/defect", "BAD"):
         await ask(name=name)
-    await ask(name="foods/slow", timeout=0.05)
+    await ask(name="foods/slow", seconds=0.05)
     counted = {"OK": 2, "NotFound": 1, "Internal": 1, "InvalidArgument": 1, "DeadlineExceeded": 1}
     assert grown(before, "grpc_server_handled_total") == counted
     assert grown(before, "grpc_server_handling_seconds_count") == {"": 6}
