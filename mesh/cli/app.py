@@ -82,6 +82,7 @@ def _add_verbs() -> None:
         generate,
         jobs,
         logs,
+        profile,
         record,
         replay,
         restart,
@@ -112,6 +113,7 @@ def _add_verbs() -> None:
         events,
         jobs,
         logs,
+        profile,
         generate,
     ):
         main.add_command(verb.command)

@@ -14,8 +14,6 @@ from mesh.runtime.telemetry import traces
 from mesh.runtime.telemetry.tests.collector import Collector
 from tests.e2e.harness import wait_until
 
-METHOD = "/nourish.food.v1.FoodService/MatchFoods"
-
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
@@ -38,12 +36,11 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def traced(mesh, collector):
-    """The mesh with a collector; nutrition's process, too, has it."""
+    """The mesh with a collector; of the processes nutrition alone is started anew, and has it."""
     mesh.apply({"telemetry": {"otlp": collector.address}})
-    mesh.run("restart", "nutrition")
+    mesh.run("restart", "nutrition", "--force")
     yield mesh
     mesh.run("apply")
-    mesh.run("restart", "nutrition")
 
 
 @pytest.fixture(scope="module")
