@@ -43,10 +43,14 @@ class EventsServer:
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Where spans and counts go: `otlp` is host:port of a collector, empty for none; `sampled` the share of traces."""
+    """Where spans and counts go: `otlp` is host:port of a collector, empty for none; `sampled` the share of traces.
+
+    `port` is where Prometheus reads in a cluster, 0 for nowhere; on a laptop any free one stands for it.
+    """
 
     otlp: str = ""
     sampled: float = 1.0
+    port: int = 0
 
 
 @dataclass(frozen=True)

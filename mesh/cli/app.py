@@ -82,6 +82,7 @@ def _add_verbs() -> None:
         generate,
         jobs,
         logs,
+        metrics,
         profile,
         record,
         replay,
@@ -113,6 +114,7 @@ def _add_verbs() -> None:
         events,
         jobs,
         logs,
+        metrics,
         profile,
         generate,
     ):

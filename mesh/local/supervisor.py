@@ -253,6 +253,8 @@ class Mesh:
             "CONTROL_SOCKET": str(paths.control_socket),
             "APP_SOCKET": str(paths.app_socket(instance.id)),
             "EGRESS_SOCKET": str(paths.egress_socket(instance.id)),
+            "TELEMETRY_SOCKET": str(paths.telemetry_socket(instance.id)),
+            "METRICS_PORT": "0",
             "IDENTITY_DIR": str(paths.identity / instance.service),
             "INBOUND_ADDRESS": "127.0.0.1",
             "INBOUND_PORT": str(self._port if is_edge else 0),

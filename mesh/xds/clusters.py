@@ -7,7 +7,7 @@ from envoy.config.core.v3 import protocol_pb2
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf import any_pb2
 
-from mesh.xds import endpoints, pb, policies
+from mesh.xds import endpoints, pb, policies, scraping
 from mesh.xds.plan import NodePlan, Target
 from mesh.xds.policies import circuit_breakers
 
@@ -22,7 +22,7 @@ STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
 def clusters(node: NodePlan) -> list[cluster_pb2.Cluster]:
     """Every cluster of a node; EDS clusters first need `endpoints.assignments`."""
     own = [app(node), app(node, SUPPORT), *(upstream(node, target) for target in node.targets)]
-    return [*own, collector(node)] if node.telemetry.otlp else own
+    return [*own, *([collector(node)] if node.telemetry.otlp else []), *scraping.clusters(node)]
 
 
 def collector(node: NodePlan) -> cluster_pb2.Cluster:

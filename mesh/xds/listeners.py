@@ -12,7 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     Rds,
 )
 
-from mesh.xds import edge, pb, policies, tracing
+from mesh.xds import edge, pb, policies, scraping, tracing
 from mesh.xds.clusters import CONNECTION_WINDOW, STREAM_WINDOW
 from mesh.xds.plan import NodePlan
 from mesh.xds.policies import access_log, balancing, connections, headers, local_replies, tls
@@ -24,7 +24,8 @@ APP_STREAMS = 1000  # per connection of the application beside it, which has few
 
 def listeners(node: NodePlan) -> list[listener_pb2.Listener]:
     """The listeners of a node."""
-    return [edge.edge_listener(node)] if node.is_edge else [inbound(node), egress(node)]
+    own = [edge.edge_listener(node)] if node.is_edge else [inbound(node), egress(node)]
+    return [*own, *scraping.listeners(node)]
 
 
 def inbound(node: NodePlan) -> listener_pb2.Listener:
