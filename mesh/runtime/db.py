@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.runtime import health, pages, unit
+from mesh.runtime import health, pages, telemetry, unit
 from mesh.runtime.environment import environment, required
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ class Database:
             async with unit.of_work(self.engine) as opened:
                 yield opened
 
+    def connections(self) -> dict[telemetry.Labels, float]:
+        """How many connections of the pool are at work, and how many there may be."""
+        pool: QueuePool = self.engine.sync_engine.pool  # type: ignore[assignment]
+        return {(("state", "busy"),): pool.checkedout(), (("state", "most"),): pool.size()}
+
     async def ping(self) -> None:
         """Returns if the server answers. A pool that is all at work is not asked: it is busy, not down.
 
@@ -175,6 +180,7 @@ async def database(
                 await connection.commit()
         opened = Database(engine)
         _opened.append(opened)
+        telemetry.gauge("database_connections", "Connections of the pool.", opened.connections)
         try:
             with health.needing("database", opened.ping):
                 yield opened

@@ -4,8 +4,8 @@ A service does nothing for it. One that has figures of its own gives a function 
 `telemetry.gauge("shelf_books", "Books on the shelf.", lambda: len(shelf))`.
 """
 
-from mesh.runtime.telemetry.metrics import counter, gauge
+from mesh.runtime.telemetry.metrics import Labels, Tally, counter, gauge
 from mesh.runtime.telemetry.running import running
 from mesh.runtime.telemetry.traces import span
 
-__all__ = ["counter", "gauge", "running", "span"]
+__all__ = ["Labels", "Tally", "counter", "gauge", "running", "span"]

@@ -7,9 +7,12 @@ is not counted again: they give a function that reads it.
 from __future__ import annotations
 
 import logging
+import os
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 
@@ -86,6 +89,19 @@ def counter(name: str, help: str, read: Read) -> None:
     _read[name] = ("counter", help, read)
 
 
+class Tally:
+    """A counter of what happens now and then, by labels: `HANDLED.add(group="planner", outcome="ok")`."""
+
+    def __init__(self, name: str, help: str) -> None:
+        self._counts: dict[Labels, float] = {}
+        counter(name, help, self._counts.copy)
+
+    def add(self, **labels: str) -> None:
+        """It has happened once more."""
+        key = tuple(labels.items())
+        self._counts[key] = self._counts.get(key, 0.0) + 1
+
+
 def families() -> Iterator[Family]:
     """All that this process counts, as it is now."""
     yield from _of_calls(list(_calls.values()))
@@ -96,6 +112,17 @@ def families() -> Iterator[Family]:
             _log.exception("a figure cannot be read", extra={"figure": name})
             continue
         yield Family(name, kind, about, dict(found) if isinstance(found, Mapping) else {(): found})
+
+
+def _resident_bytes() -> float | Mapping[Labels, float]:
+    try:
+        return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return {}
+
+
+counter("process_cpu_seconds_total", "CPU time of this process.", time.process_time)
+gauge("process_resident_memory_bytes", "Memory of this process.", _resident_bytes)
 
 
 def _of_calls(known: Iterable[Calls]) -> Iterator[Family]:
