@@ -1,4 +1,4 @@
-"""What the database layer costs: late pages beside first ones, protected rows and encrypted fields beside plain ones."""
+"""What the database layer costs: late pages, protected rows and encrypted fields, each beside the plain one."""
 
 from __future__ import annotations
 

@@ -42,6 +42,18 @@ class EventsServer:
 
 
 @dataclass(frozen=True)
+class Telemetry:
+    """Where spans and counts go: `otlp` is host:port of a collector, empty for none; `sampled` the share of traces.
+
+    `port` is where Prometheus reads in a cluster, 0 for nowhere; on a laptop any free one stands for it.
+    """
+
+    otlp: str = ""
+    sampled: float = 1.0
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class Limits:
     """What each caller may have open towards a service, and what the service's own sidecars take of one connection."""
 
@@ -129,6 +141,7 @@ class Topology:
     edge: Edge = field(default_factory=Edge)
     database: DatabaseServer = field(default_factory=DatabaseServer)
     events: EventsServer = field(default_factory=EventsServer)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     image: Image = field(default_factory=Image)
 
     def spiffe_id(self, service: str) -> str:

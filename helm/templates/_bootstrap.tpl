@@ -22,6 +22,8 @@ keys: /etc/nourish/keys
   "APP_SOCKET" (printf "%s/app.sock" $paths.run)
   "EGRESS_SOCKET" (printf "%s/egress.sock" $paths.run)
   "CONTROL_SOCKET" (printf "%s/control.sock" $paths.run)
+  "TELEMETRY_SOCKET" (printf "%s/telemetry.sock" $paths.run)
+  "METRICS_PORT" (dig "port" 0 (.root.Values.telemetry | default dict) | int)
   "IDENTITY_DIR" $paths.identity
   "INBOUND_ADDRESS" "0.0.0.0"
   "INBOUND_PORT" (int .root.Values.edge.port)

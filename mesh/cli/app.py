@@ -84,6 +84,8 @@ def _add_verbs() -> None:
         jobs,
         keys,
         logs,
+        metrics,
+        profile,
         record,
         replay,
         restart,
@@ -116,6 +118,8 @@ def _add_verbs() -> None:
         jobs,
         keys,
         logs,
+        metrics,
+        profile,
         generate,
     ):
         main.add_command(verb.command)

@@ -17,7 +17,7 @@ def decoded(name: str, data: bytes) -> dict[str, Any]:
 
     from mesh.contract import Contract
     from mesh.dynamic import pool
-    from mesh.replay.mask import mask
+    from mesh.runtime.sensitive import mask
 
     types = pool(Contract.read().descriptors)
     try:

@@ -128,6 +128,10 @@ class Paths:
         """Envoy's admin interface."""
         return self.instance(instance) / "admin.sock"
 
+    def telemetry_socket(self, instance: str) -> Path:
+        """Where the app says what it counts, and lets itself be looked into."""
+        return self.instance(instance) / "telemetry.sock"
+
     def app_log(self, instance: str) -> Path:
         """What the app prints."""
         return self.logs / f"{instance}.log"

@@ -255,6 +255,8 @@ class Mesh:
             "CONTROL_SOCKET": str(paths.control_socket),
             "APP_SOCKET": str(paths.app_socket(instance.id)),
             "EGRESS_SOCKET": str(paths.egress_socket(instance.id)),
+            "TELEMETRY_SOCKET": str(paths.telemetry_socket(instance.id)),
+            "METRICS_PORT": "0",
             "IDENTITY_DIR": str(paths.identity / instance.service),
             "INBOUND_ADDRESS": "127.0.0.1",
             "INBOUND_PORT": str(self._port if is_edge else 0),
@@ -284,6 +286,9 @@ class Mesh:
             "NOURISH_LISTEN": f"unix:{paths.app_socket(instance.id)}",
             "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
             "NOURISH_CACHE_DIR": str(paths.cache),
+            "NOURISH_TELEMETRY": f"unix:{paths.telemetry_socket(instance.id)}",
+            "NOURISH_OTLP": self._topology.telemetry.otlp,
+            "NOURISH_SAMPLED": str(self._topology.telemetry.sampled),
         }
         if proxyless:
             env["NOURISH_EGRESS"], env["NOURISH_INBOUND"] = "xds:///egress", "127.0.0.1:0"

@@ -21,6 +21,7 @@ REQUEST_ID_HEADER = "x-request-id"
 AUTHORIZATION_HEADER = "authorization"
 CANARY_HEADER = "x-nourish-canary"
 FAULT_HEADER = "x-fault"
+TRACE_HEADER, TRACE_STATE_HEADER = "traceparent", "tracestate"  # W3C
 
 
 @dataclass(frozen=True, slots=True)

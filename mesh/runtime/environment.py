@@ -31,6 +31,9 @@ class Environment:
     threads: int  # for work that blocks
     processes: int  # for work that keeps a core busy
     jobs: int  # that run in this process at once, if its service has any; 0 for none
+    telemetry: str  # the socket on which this process tells of itself; empty for none
+    otlp: str  # host:port of the OpenTelemetry collector, empty for none
+    sampled: float  # of the traces that begin in this process, the share that is recorded
     cache_dir: Path  # may be filled with what can be made again
 
 
@@ -60,6 +63,9 @@ def environment() -> Environment:
         threads=int(env.get("NOURISH_THREADS", "8")),
         processes=int(env.get("NOURISH_PROCESSES", "1")),
         jobs=int(env.get("NOURISH_JOBS", "4")),
+        telemetry=env.get("NOURISH_TELEMETRY", "").removeprefix("unix:"),
+        otlp=env.get("NOURISH_OTLP", ""),
+        sampled=float(env.get("NOURISH_SAMPLED", "1")),
         cache_dir=Path(env.get("NOURISH_CACHE_DIR", ".mesh/cache")),
     )
 

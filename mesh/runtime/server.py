@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from mesh.runtime import notify, options, settings
+from mesh.runtime import notify, options, settings, telemetry
 from mesh.runtime.answers import Answers, StoredAnswers
 from mesh.runtime.db import current as current_database
 from mesh.runtime.environment import environment, required
@@ -45,7 +45,7 @@ async def serve(*servicers: object, address: str | None = None) -> None:
         RuntimeError: nowhere to listen, or the address is taken.
     """
     listen = address or required(environment().listen, "NOURISH_LISTEN")
-    async with AsyncExitStack() as stack:
+    async with telemetry.running(), AsyncExitStack() as stack:
         await _serve(servicers, listen, await _guard(stack))
 
 

@@ -24,6 +24,7 @@ from mesh.topology import (
     Limits,
     Service,
     ServiceDatabase,
+    Telemetry,
     Topology,
     did_you_mean,
 )
@@ -112,6 +113,7 @@ def build(values: dict[str, Any]) -> Topology:
         edge=_edge(values.get("edge", {})),
         database=_made(DatabaseServer, values.get("database", {})),
         events=EventsServer(**_arguments(values.get("events", {}))),
+        telemetry=Telemetry(**_arguments(values.get("telemetry", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
     )

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.runtime import unit
+from mesh.runtime import telemetry, unit
 from mesh.runtime.crypto import DataKeys
 from mesh.runtime.db import rows as visible
 from mesh.runtime.db.lost import LOST, told_as_lost
@@ -145,6 +145,11 @@ class Database:
                 raise
             finally:
                 proxy.close()
+
+    def connections(self) -> dict[telemetry.Labels, float]:
+        """How many connections of the pool are at work, and how many there may be."""
+        pool: QueuePool = self.engine.sync_engine.pool  # type: ignore[assignment]
+        return {(("state", "busy"),): pool.checkedout(), (("state", "most"),): pool.size()}
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[unit.Unit]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.runtime import health, pages
+from mesh.runtime import health, pages, telemetry
 from mesh.runtime.crypto import DataKeys, Keyring
 from mesh.runtime.db import housekeeping, rows
 from mesh.runtime.db.database import Database
@@ -63,6 +63,7 @@ async def database(
         lag = env.database_max_lag if max_lag is None else max_lag
         opened = Database(engine, keys=data_keys, replicas=Replicas(copies, lag), guarded=guarded)
         _opened.append(opened)
+        telemetry.gauge("database_connections", "Connections of the pool.", opened.connections)
         stack.callback(_opened.remove, opened)
         stack.enter_context(health.needing("database", opened.ping))
         await stack.enter_async_context(_running(opened))

@@ -24,6 +24,7 @@ from mesh.runtime.db import Database
 from mesh.runtime.jobs import store
 from mesh.runtime.jobs.kinds import Handler
 from mesh.runtime.jobs.store import Row
+from mesh.runtime.telemetry import Tally, gauge, traces
 
 CANCELLED = status_pb2.Status(code=code_pb2.CANCELLED, message="the operation was cancelled")
 BUSY = timedelta(seconds=0.5)  # until it is looked at again whether another job with the same key still runs
@@ -41,6 +42,7 @@ _AGAIN = frozenset(
     )
 )
 _DETAIL_CHARACTERS = 2000
+_ATTEMPTS = Tally("jobs_attempts_total", "Attempts at jobs, by what came of them.")
 _log = logging.getLogger("mesh.runtime.jobs")
 
 Progress = TypeVar("Progress", bound=Message)
@@ -186,6 +188,7 @@ class Attempts:
         self._db = db
         self._tasks: set[asyncio.Task[timedelta | None]] = set()
         self._stopping = False
+        gauge("jobs_running", "Jobs that run now.", lambda: len(self._tasks))
 
     async def make(self, handler: Handler, id_: str) -> timedelta | None:
         """Makes one attempt in a task of its own, which `stop` can end."""
@@ -237,8 +240,9 @@ class Attempts:
             await self._fail(job, row, errors.to_status(errors.internal(), ""), died)
             return None
         try:
-            async with asyncio.timeout(handler.kind.seconds):
-                response = await handler.run(handler.kind.message.FromString(await self._argument(job, row)), job)
+            with traces.span(f"job {row.kind}", traces.CONSUMER, job=job.id, attempt=job.attempt):
+                async with asyncio.timeout(handler.kind.seconds):
+                    response = await handler.run(handler.kind.message.FromString(await self._argument(job, row)), job)
         except Cancelled:
             await self._end(job, store.CANCELLED, error=CANCELLED.SerializeToString())
             return None
@@ -251,6 +255,7 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has failed
             return await self._failed(handler, job, row, error)
         await self._end(job, store.SUCCEEDED, response)
+        _ATTEMPTS.add(kind=row.kind, outcome="succeeded")
         return None
 
     async def _argument(self, job: Job, row: Row) -> bytes:
@@ -271,6 +276,7 @@ class Attempts:
         delay = timedelta(seconds=handler.kind.backoff.seconds(failures))
         facts = {"job": job.id, "attempt": job.attempt, "seconds": delay.total_seconds(), "error": detail}
         _log.warning("the attempt failed: trying again", extra=facts)
+        _ATTEMPTS.add(kind=row.kind, outcome="again")
         return await self._release(job, delay, (status.SerializeToString(), detail))
 
     async def _fail(
@@ -278,6 +284,7 @@ class Attempts:
     ) -> None:
         facts = {"job": job.id, "kind": row.kind, "attempt": job.attempt, "detail": detail}
         _log.error("the job has failed", extra=facts, exc_info=error)
+        _ATTEMPTS.add(kind=row.kind, outcome="failed")
         await self._end(job, store.FAILED, error=status.SerializeToString(), detail=detail)
 
     async def _end(self, job: Job, state: str, response: Message | None = None, **outcome: bytes | str | None) -> None:
