@@ -81,7 +81,7 @@ class Tier:
     async def put(self, digest: bytes, scope: str, payload: bytes, seconds: float, heard: tuple[int, ...]) -> None:
         """Stores a value that is fresh for so long, with what was heard before it was loaded."""
         packed = Envelope(payload, self._clock() + seconds, scope_digest(scope), heard).pack()
-        if packed is None or not self._store.usable or not self._heard.allows(digest, heard):
+        if packed is None or not self._store.usable:
             return
         try:
             await self._store.put(self._key(digest), packed)

@@ -1,5 +1,8 @@
 """ARC against the algorithm as it was published, and within its bounds for entries of any size."""
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,18 +69,27 @@ def ask(arc, key, size):
     return False
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    capacity=st.integers(1, 8),
-    size=st.sampled_from([1, 64]),
-    requests=st.lists(st.integers(0, 20), max_size=200),
-)
-def test_for_entries_of_one_size_it_is_the_published_algorithm(capacity, size, requests):
+def same(capacity, size, requests):
     ours, published = Arc(capacity * size, 1 << 30, lambda _: 1), Published(capacity)
     for key in requests:
         assert ask(ours, key, size) == published.request(key)
         assert (list(ours.recent), list(ours.frequent)) == (published.t1, published.t2)
         assert ours.ghosts == (published.b1, published.b2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(capacity=st.integers(1, 6), size=st.sampled_from([1, 64]), requests=st.lists(st.integers(0, 14), max_size=200))
+def test_for_entries_of_one_size_it_is_the_published_algorithm(capacity, size, requests):
+    same(capacity, size, requests)
+
+
+@pytest.mark.parametrize("capacity", [2, 5, 12])
+def test_it_is_so_in_long_traces_whose_habits_change(capacity):
+    chance, requests = random.Random(capacity), []
+    for habit in range(40):
+        spread = chance.choice([capacity - 1, capacity + 2, 3 * capacity])
+        requests += [habit + min(chance.randrange(spread), chance.randrange(spread)) for _ in range(60)]
+    same(capacity, 1, requests)
 
 
 steps = st.tuples(

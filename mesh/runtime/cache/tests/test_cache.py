@@ -130,8 +130,8 @@ async def test_the_first_who_gives_up_leaves_the_load_to_the_others_and_the_last
     await until(lambda: cached.statistics().joined == 2)
     for task in (second, third):
         task.cancel()
-    await asyncio.wait([second, third])
     after = asyncio.create_task(cached.get("a", source.of("a")))
+    await asyncio.wait([second, third])
     await until(lambda: source.loads["a"] == 2)  # the load that everybody left is no longer joined
     source.gate.set()
     assert (await after).etag == "1"

@@ -88,7 +88,9 @@ def test_any_bytes_are_an_envelope_or_refused(data):
 
 def test_what_would_unfold_to_too_much_is_refused():
     head = Envelope(b"", 0.0).pack()
-    bomb = head[:1] + bytes([envelope.COMPRESSED]) + head[2:] + zlib.compress(b"\0" * (64 << 20))
+    bomb = head[:1] + bytes([envelope.COMPRESSED]) + head[2:] + zlib.compress(b"\0" * (16 << 20))
     assert len(bomb) < 100_000
     with pytest.raises(EnvelopeError, match="too large"):
         Envelope.unpack(bomb)
+    with pytest.raises(EnvelopeError, match="cut short"):
+        Envelope.unpack(Envelope(b"onion " * 1000, 0.0).pack()[:-8])
