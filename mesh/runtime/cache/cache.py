@@ -245,16 +245,16 @@ class Cache(Generic[T]):
         if self._tier is None:
             return None
         found = await self._tier.get(keys.digest(flight.key), flight.scope)
-        if found is None:
+        flight.revision = found.revision if found else None
+        if found is None or found.payload is None:
             return None
-        payload, left = found
         try:
-            self._codec.decode(payload)
+            self._codec.decode(found.payload)
         except Exception:  # noqa: BLE001 - whatever it is, it is no value of ours
             self.count.shared_errors += 1
             return None
         self.count.shared_hits += 1
-        return self._entry(payload, min(left, self._ttl), flight.scope)
+        return self._entry(found.payload, min(found.seconds, self._ttl), flight.scope)
 
     async def _loaded(self, flight: Flight, load: Load[T]) -> Entry:
         digest = keys.digest(flight.key)
@@ -272,8 +272,9 @@ class Cache(Generic[T]):
             return self._entry(b"", min(seconds, self._missing), flight.scope, missing)
         finally:
             self.count.load_seconds += time.perf_counter() - began
-        if self._tier and not flight.void:
-            storing = asyncio.create_task(self._tier.put(digest, flight.scope, payload, seconds, heard))
+        if self._tier and flight.revision is not None and not flight.void:
+            put = self._tier.put(digest, flight.scope, payload, seconds=seconds, heard=heard, revision=flight.revision)
+            storing = asyncio.create_task(put)
             self._storing.add(storing)  # a task that nobody holds may vanish
             storing.add_done_callback(self._storing.discard)
         return self._entry(payload, seconds, flight.scope)
@@ -327,13 +328,17 @@ class Cache(Generic[T]):
 
 
 class Flight:
-    """One load, and how many wait for it. Void, it is for those alone: what it brings may be old already."""
+    """One load, and how many wait for it. Void, it is for those alone: what it brings may be old already.
 
-    __slots__ = ("background", "key", "scope", "task", "void", "waiting")
+    `revision` is what the shared tier had for the key before, None if it did not say.
+    """
+
+    __slots__ = ("background", "key", "revision", "scope", "task", "void", "waiting")
 
     def __init__(self, key: Key, scope: str, *, background: bool = False) -> None:
         self.key, self.scope, self.background = key, scope, background
         self.task: asyncio.Task[Entry]
+        self.revision: int | None = None
         self.waiting = 0
         self.void = False
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import BadRequestError, KeyNotFoundError, NoStreamResponseError
+from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError, NoStreamResponseError
 from nats.js.kv import KeyValue
 
 from mesh.runtime.backoff import Backoff
@@ -67,31 +67,34 @@ class Bucket:
         """Whether it is worth asking."""
         return self._values is not None and self._server.connected and self._circuit.closed()
 
-    async def get(self, key: str) -> bytes | None:
-        """What is stored, None if nothing.
+    async def get(self, key: str) -> tuple[bytes | None, int]:
+        """What is stored, None if nothing, and as which revision of the key: 0 if there never was one.
 
         Raises:
             SharedError: no answer in time.
         """
         assert self._values is not None
         try:
-            found = (await self._values.get(key)).value
-        except KeyNotFoundError:
-            found = None
+            entry = await self._values.get(key)
+            value, revision = entry.value or b"", entry.revision
+        except KeyNotFoundError as error:  # deleted, it has a revision too
+            value, revision = None, error.entry.revision if error.entry else 0
         except (NatsError, OSError, TimeoutError) as error:
             raise self._failed(error) from error
         self._circuit.succeeded()
-        return found
+        return value, revision or 0
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Stores a value.
+    async def put(self, key: str, data: bytes, revision: int) -> None:
+        """Stores a value, unless there is another revision by now.
 
         Raises:
             SharedError: as far as is known, it did not.
         """
         assert self._values is not None
         try:
-            await self._values.put(key, data)
+            await self._values.update(key, data, last=revision)
+        except KeyWrongLastSequenceError:
+            pass
         except (NatsError, OSError, TimeoutError) as error:
             raise self._failed(error) from error
         self._circuit.succeeded()

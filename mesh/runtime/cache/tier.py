@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.runtime.cache.clearing import Heard
@@ -23,15 +24,15 @@ class Store(Protocol):
     def usable(self) -> bool:
         """Whether it is worth asking."""
 
-    async def get(self, key: str) -> bytes | None:
-        """What is stored, None if nothing.
+    async def get(self, key: str) -> tuple[bytes | None, int]:
+        """What is stored, None if nothing, and as which revision of the key: 0 if there never was one.
 
         Raises:
             SharedError: no answer in time.
         """
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Stores bytes.
+    async def put(self, key: str, data: bytes, revision: int) -> None:
+        """Stores bytes, unless there is another revision by now.
 
         Raises:
             SharedError: as far as is known, it did not.
@@ -43,6 +44,15 @@ class Store(Protocol):
         Raises:
             SharedError: as far as is known, it did not.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the tier has for a key: perhaps a value, fresh for so many seconds; and which revision that is."""
+
+    revision: int
+    payload: bytes | None = None
+    seconds: float = 0.0
 
 
 class Tier:
@@ -61,30 +71,42 @@ class Tier:
     ) -> None:
         self._store, self._space, self._heard, self._count, self._clock = store, space, heard, count, clock
 
-    async def get(self, digest: bytes, scope: str) -> tuple[bytes, float] | None:
-        """A value and for how many seconds it is fresh; None if there is none that may be given."""
+    async def get(self, digest: bytes, scope: str) -> Found | None:
+        """What there is that may be given; None if the tier cannot be asked."""
         if not self._store.usable:
             return None
         try:
-            stored = await self._store.get(self._key(digest))
-            envelope = Envelope.unpack(stored) if stored is not None else None
-        except (SharedError, EnvelopeError):
+            stored, revision = await self._store.get(self._key(digest))
+        except SharedError:
             self._count.shared_errors += 1
             return None
-        if envelope and envelope.scope == scope_digest(scope) and self._heard.allows(digest, envelope.heard):
-            left = envelope.fresh - self._clock()
-            if left > 0:
-                return envelope.payload, left
-        self._count.shared_misses += 1
-        return None
+        found = Found(revision)
+        if stored is not None:
+            try:
+                found = self._opened(Envelope.unpack(stored), digest, scope, revision)
+            except EnvelopeError:
+                self._count.shared_errors += 1
+        self._count.shared_misses += found.payload is None
+        return found
 
-    async def put(self, digest: bytes, scope: str, payload: bytes, seconds: float, heard: tuple[int, ...]) -> None:
-        """Stores a value that is fresh for so long, with what was heard before it was loaded."""
+    def _opened(self, envelope: Envelope, digest: bytes, scope: str, revision: int) -> Found:
+        left = envelope.fresh - self._clock()
+        if left > 0 and envelope.scope == scope_digest(scope) and self._heard.allows(digest, envelope.heard):
+            return Found(revision, envelope.payload, left)
+        return Found(revision)
+
+    async def put(
+        self, digest: bytes, scope: str, payload: bytes, *, seconds: float, heard: tuple[int, ...], revision: int
+    ) -> None:
+        """Stores a value that is fresh for so long, with what was heard before it was loaded.
+
+        Not if somebody has forgotten the key, or stored a value for it, since it was looked for.
+        """
         packed = Envelope(payload, self._clock() + seconds, scope_digest(scope), heard).pack()
         if packed is None or not self._store.usable:
             return
         try:
-            await self._store.put(self._key(digest), packed)
+            await self._store.put(self._key(digest), packed, revision)
         except SharedError:
             self._count.shared_errors += 1
 

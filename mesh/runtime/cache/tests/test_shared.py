@@ -146,6 +146,12 @@ async def test_what_was_loaded_before_an_event_and_stored_after_it_reaches_nobod
             assert (await cache.get("a", source.of("a"))).etag == "2"
 
 
+async def store_old(tier, key):
+    """As a process does whom the event has not reached."""
+    value = Food(etag="0").SerializeToString()
+    await tier.put(keys.digest(key), "", value, seconds=100, heard=(0,), revision=0)
+
+
 async def test_nor_if_the_slow_process_hears_of_it_last_of_all_nor_for_one_that_starts_later(
     events_url, server, source
 ):
@@ -155,11 +161,11 @@ async def test_nor_if_the_slow_process_hears_of_it_last_of_all_nor_for_one_that_
         await publish(server)
         await until(lambda: early.statistics().cleared)
         behind = Tier(early._tier._store, early._tier._space, Heard(early.cleared_by), Statistics())
-        await behind.put(keys.digest("a"), "", Food(etag="0").SerializeToString(), 100, (0,))
-        assert await behind.get(keys.digest("a"), "")
+        await store_old(behind, "a")
+        assert (await behind.get(keys.digest("a"), "")).payload
         assert (await early.get("a", source.of("a"))).etag == "1"
         await stored(early)
-        await behind.put(keys.digest("b"), "", Food(etag="0").SerializeToString(), 100, (0,))
+        await store_old(behind, "b")
         async with processes(events_url, late):
             assert (await late.get("b", source.of("b"))).etag == "1"
             assert (await late.get("a", source.of("a"))).etag == "1"
@@ -185,12 +191,26 @@ async def test_what_one_process_forgets_is_not_shared_any_more(events_url, sourc
     assert source.loads["a"] == 2
 
 
+async def test_what_was_being_loaded_when_another_process_forgot_it_is_not_shared(events_url, source):
+    slow, forgetful, other = foods(), foods(), foods()
+    async with processes(events_url, slow, forgetful, other):
+        source.gate.clear()
+        loading = asyncio.create_task(slow.get("a", source.of("a")))
+        await until(lambda: source.loads["a"])
+        source.version = 2
+        await forgetful.forget("a")
+        source.gate.set()
+        await loading
+        await stored(slow)
+        assert (await other.get("a", source.of("a"))).etag == "2"
+
+
 async def test_bytes_that_are_no_value_are_as_if_there_were_none(events_url, server, source):
     cache = foods()
     async with processes(events_url, cache):
         tier = cache._tier
-        await tier._store.put(tier._key(keys.digest("a")), b"nonsense, of some length, that nobody wrote")
-        await tier.put(keys.digest("b"), "", b"\xff\xff", 100, (0,))
+        await tier._store.put(tier._key(keys.digest("a")), b"nonsense, of some length, that nobody wrote", 0)
+        await tier.put(keys.digest("b"), "", b"\xff\xff", seconds=100, heard=(0,), revision=0)
         for key in "ab":
             assert (await cache.get(key, source.of(key))).etag == "1"
     assert cache.statistics().shared_errors == 2
@@ -230,9 +250,9 @@ async def test_a_full_bucket_forgets_what_was_stored_first(server):
     values = space("foods", b"x")
     size, fits = 500_000, BUCKET_BYTES // 500_000
     for number in range(fits + 5):
-        await bucket.put(f"{values}.{number}", bytes(size))
-    assert await bucket.get(f"{values}.0") is None
-    assert await bucket.get(f"{values}.{fits + 4}") == bytes(size)
+        await bucket.put(f"{values}.{number}", bytes(size), 0)
+    assert await bucket.get(f"{values}.0") == (None, 0)
+    assert (await bucket.get(f"{values}.{fits + 4}"))[0] == bytes(size)
     state = (await server.streams.stream_info("KV_cache-large")).state
     assert state.bytes <= BUCKET_BYTES
 
