@@ -63,6 +63,11 @@ def of(engine: AsyncEngine) -> Unit | None:
     return unit if unit and unit.open and unit.engine is engine else None
 
 
+def leave() -> None:
+    """What this task does from now on is no part of the unit in which it was made."""
+    _current.set(None)
+
+
 @asynccontextmanager
 async def of_work(engine: AsyncEngine) -> AsyncIterator[Unit]:
     """Makes one transaction of all that happens on the database inside: committed at the end, or rolled back."""
