@@ -1,12 +1,10 @@
-"""Fixtures for every test (see `mesh.runtime.testing`), and how two workers share the tests out."""
+"""How two workers share the tests out. Fixtures for every test are in `mesh.pytest`."""
 
 from pathlib import PurePath
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
-
-pytest_plugins = ["mesh.runtime.testing"]
 
 
 class ByFolder(LoadScopeScheduling):

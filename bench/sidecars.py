@@ -11,6 +11,7 @@ import asyncio
 import copy
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -132,7 +133,7 @@ def _patient(contract: Contract) -> Contract:
 
 
 def _bootstrap(resources: dict[str, list[Any]]) -> Config:
-    config: Config = yaml.safe_load(BOOTSTRAP.read_text().replace("${INBOUND_PORT}", "0"))
+    config: Config = yaml.safe_load(re.sub(r"\$\{[A-Z]+_PORT\}", "0", BOOTSTRAP.read_text()))
     routes = {r["name"]: r for r in resources["rds"]}
     assigned = {a["cluster_name"]: a for a in resources["eds"]}
     for cluster in resources["cds"]:

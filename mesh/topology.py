@@ -42,6 +42,18 @@ class EventsServer:
 
 
 @dataclass(frozen=True)
+class Telemetry:
+    """Where spans and counts go: `otlp` is host:port of a collector, empty for none; `sampled` the share of traces.
+
+    `port` is where Prometheus reads in a cluster, 0 for nowhere; on a laptop any free one stands for it.
+    """
+
+    otlp: str = ""
+    sampled: float = 1.0
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class Limits:
     """What each caller may have open towards a service, and what the service's own sidecars take of one connection."""
 
@@ -56,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Service:
-    """One stanza of `services`. `settings` are JSON texts by name: in Python 1 and true are equal."""
+    """One stanza of `services`. `settings` and `flags` are JSON texts by name: in Python 1 and true are equal."""
 
     name: str
     calls: tuple[str, ...] = ()
@@ -69,6 +81,7 @@ class Service:
     settings: dict[str, str] = field(default_factory=dict)
     data_plane: DataPlane = "sidecar"
     events: bool = False
+    flags: dict[str, str] = field(default_factory=dict)
 
     @property
     def live_subsets(self) -> tuple[Subset, ...]:
@@ -99,10 +112,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class DatabaseServer:
-    """The PostgreSQL server: `address` is host:port, empty for the embedded one."""
+    """The PostgreSQL server: `address` is host:port, empty for the embedded one; `replicas` are read-only copies of it.
+
+    Every instance has a pool of the same size on each, and reads from one that is at most `max_lag_seconds` behind.
+    """
 
     address: str = ""
     max_connections: int = 100
+    replicas: tuple[str, ...] = ()
+    max_lag_seconds: int = 5
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,7 @@ class Topology:
     edge: Edge = field(default_factory=Edge)
     database: DatabaseServer = field(default_factory=DatabaseServer)
     events: EventsServer = field(default_factory=EventsServer)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     image: Image = field(default_factory=Image)
 
     def spiffe_id(self, service: str) -> str:

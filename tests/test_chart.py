@@ -34,6 +34,7 @@ OVERLAY = """
 namespace: kitchen
 trustDomain: kitchen.example
 edge: { port: 9443, replicas: 3 }
+database: { address: "db:5432", replicas: ["db-a:5432", "db-b:5432"], maxLagSeconds: 2 }
 services:
   food: { replicas: 4, canary: { replicas: 2, weight: 60 }, database: { poolSize: 7 }, events: {} }
   nutrition: { calls: [food, profile, meal-plan] }
@@ -227,6 +228,13 @@ def test_a_service_with_a_database_takes_its_address_from_its_own_secret(rendere
         if stanza and stanza.database:
             assert env["NOURISH_DATABASE_URL"] == {"secretKeyRef": {"name": f"{service}-database", "key": "url"}}
             assert env["NOURISH_DATABASE_POOL"] == str(stanza.database.pool_size)
+            assert env.get("NOURISH_DATABASE_REPLICAS", "") == ",".join(topology.database.replicas)
+            assert float(env.get("NOURISH_DATABASE_MAX_LAG", "5")) == topology.database.max_lag_seconds
+            (keys,) = (v for v in pods(documents)[name]["volumes"] if v["name"] == "keys")
+            assert (keys["secret"]["secretName"], keys["secret"]["optional"]) == (f"{service}-keys", True)
+            assert env["NOURISH_KEYS_DIR"] in [
+                m["mountPath"] for m in pods(documents)[name]["containers"][0]["volumeMounts"]
+            ]
         else:
             assert not [variable for variable in env if "DATABASE" in variable]
         if stanza and stanza.events:

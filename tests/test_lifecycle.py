@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.e2e.harness import AFTERWARDS, Mesh, running, wait_until
+from mesh.local.guard import WAIT
+from tests.e2e.harness import Mesh, running, wait_until
 
 
 def processes_of(mesh: Mesh, run: str = "") -> list[str]:
@@ -22,7 +23,7 @@ def processes_of(mesh: Mesh, run: str = "") -> list[str]:
                 text = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if any(mark in text for mark in marks) and AFTERWARDS.encode() not in text:  # that one is the test's
+            if any(mark in text for mark in marks) and WAIT.encode() not in text:  # that one is the test's
                 found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
 

@@ -6,6 +6,7 @@ run: /run/nourish
 identity: /etc/nourish/identity
 svid: /var/run/secrets/spiffe.io
 cache: /var/cache/nourish
+keys: /etc/nourish/keys
 {{- end }}
 
 {{/* A file of the chart with each ${NAME} replaced, as YAML. Takes root, file, service, subset. */}}
@@ -21,6 +22,8 @@ cache: /var/cache/nourish
   "APP_SOCKET" (printf "%s/app.sock" $paths.run)
   "EGRESS_SOCKET" (printf "%s/egress.sock" $paths.run)
   "CONTROL_SOCKET" (printf "%s/control.sock" $paths.run)
+  "TELEMETRY_SOCKET" (printf "%s/telemetry.sock" $paths.run)
+  "METRICS_PORT" (dig "port" 0 (.root.Values.telemetry | default dict) | int)
   "IDENTITY_DIR" $paths.identity
   "INBOUND_ADDRESS" "0.0.0.0"
   "INBOUND_PORT" (int .root.Values.edge.port)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mesh.cli.content import decoded
+from mesh.cli.content import corrected, decoded
 from mesh.cli.failure import Exit, Failure
 from mesh.cli.output import console, print_json, span, table
 from mesh.cli.place import json_option, paths
@@ -80,13 +80,25 @@ def show(context: click.Context, id_: int, as_json: bool) -> None:
 @command.command("replay")
 @click.argument("id_", metavar="ID", type=int, required=False)
 @click.option("--all", "everything", is_flag=True, help="All of them, oldest first.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Correct a field, with a JSON value or text. Repeatable.",
+)
 @json_option
 @click.pass_context
-def replay(context: click.Context, id_: int | None, everything: bool, as_json: bool) -> None:
-    """Send a dead letter to its group again, behind what was published since; it is handled once in any case."""
+def replay(context: click.Context, id_: int | None, everything: bool, sets: tuple[str, ...], as_json: bool) -> None:
+    """Send a dead letter to its group again, behind what was published since; it is handled once in any case.
+
+    With --set its event is corrected, as the contract allows. Fields that are not shown stay as they are.
+    """
     if (id_ is None) == (not everything):
         raise click.UsageError("give the ID of a dead letter, or --all")
-    sent = _ask(lambda server: _replay(server, id_))
+    if sets and everything:
+        raise click.UsageError("--set corrects one dead letter: give its ID")
+    sent = _ask(lambda server: _replay(server, id_, sets))
     _print_done("replayed", sent, as_json or _outer(context))
 
 
@@ -160,13 +172,23 @@ async def _letter(server: Server, id_: int) -> DeadLetter:
     return found
 
 
-async def _replay(server: Server, id_: int | None) -> list[int]:
+async def _replay(server: Server, id_: int | None, sets: tuple[str, ...]) -> list[int]:
     from mesh.runtime.events import dead as stored
 
     letters = await _letters(server) if id_ is None else [await _letter(server, id_)]
+    if sets:
+        letters = [_corrected(letter, sets) for letter in letters]
     for letter in letters:
         await stored.replay(server, letter)
     return [letter.id for letter in letters]
+
+
+def _corrected(letter: DeadLetter, sets: tuple[str, ...]) -> DeadLetter:
+    try:
+        return letter.corrected(corrected(letter.event, letter.payload, sets))
+    except ValueError as error:
+        hint = f"`mesh events show {letter.id}` shows it; it stays as it is"
+        raise Failure(f"dead letter {letter.id}: {error}", Exit.USAGE, hint) from None
 
 
 async def _drop(server: Server, id_: int) -> list[int]:

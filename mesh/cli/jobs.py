@@ -127,10 +127,26 @@ def _change(
 
 
 def _ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Asks the service's database, in one transaction.
+    """As `asked`.
 
     Raises:
         Failure: the mesh does not run, or the service has no jobs.
+    """
+    import sqlalchemy as sa
+
+    async def ask(connection: AsyncConnection) -> T:
+        if not (await connection.execute(sa.text("SELECT to_regclass('pgqueuer')"))).scalar_one():
+            raise Failure(f"{service} has no jobs")
+        return await question(connection)
+
+    return asked(service, ask)
+
+
+def asked(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Asks the service's database, in one transaction.
+
+    Raises:
+        Failure: the mesh does not run, or its database does not answer.
     """
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -138,10 +154,7 @@ def _ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T
     url = _url(service)
 
     async def ask() -> T:
-        engine = create_async_engine(url, poolclass=sa.NullPool)
-        async with engine.begin() as connection:
-            if not (await connection.execute(sa.text("SELECT to_regclass('pgqueuer')"))).scalar_one():
-                raise Failure(f"{service} has no jobs")
+        async with create_async_engine(url, poolclass=sa.NullPool).begin() as connection:
             return await question(connection)
 
     try:

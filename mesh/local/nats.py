@@ -33,7 +33,7 @@ write_deadline: "10s"
 jetstream {{
   store_dir: "{folder}/data"
   sync_interval: always
-  max_memory_store: 64MB
+  max_memory_store: 512MB
   max_file_store: 4GB
 }}
 authorization {{ user: "{user}", password: "{password}" }}

@@ -16,7 +16,10 @@ from mesh.local.errors import DiskFullError, StateError
 RUN_PARENT = Path("/tmp")  # noqa: S108 - made with mkdir(0700) and verified below
 FIRST_START_BYTES = 2_000_000_000  # the USDA rows with their indexes, twice, and the write-ahead log
 LATER_START_BYTES = 200_000_000
-OWNED = ("postgres", "nats", "log", "identity", "cache", "recordings", "rollouts", "values.yaml", "state.json", "lock")
+OWNED = (
+    "postgres", "nats", "log", "identity", "keys", "cache", "recordings", "rollouts",
+    "values.yaml", "state.json", "lock",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Paths:
     def identity(self) -> Path:
         """The local CA, certificates, token keys."""
         return self.home / "identity"
+
+    @property
+    def keys(self) -> Path:
+        """The keys that encrypt what services store of sensitive fields, a folder a service."""
+        return self.home / "keys"
 
     @property
     def cache(self) -> Path:
@@ -119,6 +127,10 @@ class Paths:
     def admin_socket(self, instance: str) -> Path:
         """Envoy's admin interface."""
         return self.instance(instance) / "admin.sock"
+
+    def telemetry_socket(self, instance: str) -> Path:
+        """Where the app says what it counts, and lets itself be looked into."""
+        return self.instance(instance) / "telemetry.sock"
 
     def app_log(self, instance: str) -> Path:
         """What the app prints."""

@@ -11,7 +11,7 @@ import pwd
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -60,9 +60,13 @@ class Postgres(OneChild):
     """One server: data in `home`/postgres/data, log in `home`/log/postgres.log, socket in `socket_dir`.
 
     Run as root, the server itself runs as `nobody` and owns those two folders. It ends when this process ends.
+    `settings` are added to SETTINGS.
     """
 
-    def __init__(self, home: Path, socket_dir: Path, max_connections: int = 100) -> None:
+    def __init__(
+        self, home: Path, socket_dir: Path, max_connections: int = 100, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._settings = dict(settings or {})
         self._data = home / "postgres" / "data"
         self._log = home / "log" / "postgres.log"
         self._socket_dir = socket_dir
@@ -185,9 +189,14 @@ class Postgres(OneChild):
 
     def _write_settings(self) -> None:
         own = {"unix_socket_directories": str(self._socket_dir), "max_connections": str(self._max_connections)}
-        lines = [f"{key} = '{value.replace(chr(39), chr(39) * 2)}'" for key, value in {**SETTINGS, **own}.items()]
+        lines = [
+            f"{key} = '{value.replace(chr(39), chr(39) * 2)}'"
+            for key, value in {**SETTINGS, **own, **self._settings}.items()
+        ]
         self._write("postgresql.conf", "# Written by `mesh up` at each start.\n" + "\n".join(lines) + "\n")
-        self._write("pg_hba.conf", "# The socket's folder is private; nothing else listens.\nlocal all all trust\n")
+        self._write(
+            "pg_hba.conf", "# The socket's folder is private; nothing else listens.\nlocal all,replication all trust\n"
+        )
 
     def _write(self, name: str, text: str) -> None:
         path = self._data / name

@@ -15,6 +15,7 @@ from mesh.admin import Admin
 from mesh.identity import tokens
 from mesh.identity.ca import CertificateAuthority
 from mesh.identity.rotation import rotate_root_when_due
+from mesh.local import keys
 from mesh.local.app import App
 from mesh.local.certificates import lagging
 from mesh.local.control import ControlPlane
@@ -204,6 +205,7 @@ class Mesh:
         for name, service in self._topology.services.items():
             if service.database and name not in self._databases:
                 url = f"postgresql://{name}@{address}/{name}" if address else await self._postgres.create_database(name)
+                await asyncio.to_thread(keys.ensure_key, self._paths.keys / name)
                 self._databases[name] = url
 
     def _start_workloads(
@@ -253,6 +255,8 @@ class Mesh:
             "CONTROL_SOCKET": str(paths.control_socket),
             "APP_SOCKET": str(paths.app_socket(instance.id)),
             "EGRESS_SOCKET": str(paths.egress_socket(instance.id)),
+            "TELEMETRY_SOCKET": str(paths.telemetry_socket(instance.id)),
+            "METRICS_PORT": "0",
             "IDENTITY_DIR": str(paths.identity / instance.service),
             "INBOUND_ADDRESS": "127.0.0.1",
             "INBOUND_PORT": str(self._port if is_edge else 0),
@@ -282,6 +286,9 @@ class Mesh:
             "NOURISH_LISTEN": f"unix:{paths.app_socket(instance.id)}",
             "NOURISH_EGRESS": f"unix:{paths.egress_socket(instance.id)}",
             "NOURISH_CACHE_DIR": str(paths.cache),
+            "NOURISH_TELEMETRY": f"unix:{paths.telemetry_socket(instance.id)}",
+            "NOURISH_OTLP": self._topology.telemetry.otlp,
+            "NOURISH_SAMPLED": str(self._topology.telemetry.sampled),
         }
         if proxyless:
             env["NOURISH_EGRESS"], env["NOURISH_INBOUND"] = "xds:///egress", "127.0.0.1:0"
@@ -292,6 +299,9 @@ class Mesh:
         if service and service.database:
             env["NOURISH_DATABASE_URL"] = self._databases[instance.service]
             env["NOURISH_DATABASE_POOL"] = str(service.database.pool_size)
+            env["NOURISH_DATABASE_REPLICAS"] = ",".join(self._topology.database.replicas)
+            env["NOURISH_DATABASE_MAX_LAG"] = str(self._topology.database.max_lag_seconds)
+            env["NOURISH_KEYS_DIR"] = str(paths.keys / instance.service)
         if service and service.events:
             env["NOURISH_EVENTS_URL"] = self._events_url
         return env

@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from mesh.replay.fields import ANY, Field, is_map, is_sensitive, is_volatile, unpacked
+from mesh.replay.fields import is_volatile
+from mesh.runtime.sensitive import ANY, Field, is_map, is_sensitive, unpacked
 
 HIDDEN = "(sensitive)"
 

@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 
 from mesh.dynamic import Codec
 from mesh.replay.diff import Difference, differences
-from mesh.replay.mask import mask
 from mesh.replay.record import SETTLED
 from mesh.replay.recording import Recorded
+from mesh.runtime.sensitive import mask
 from mesh.topology import Subset
 from mesh.xds.policies.canary import FORCED, HEADER
 

@@ -14,8 +14,8 @@ from grpc import StatusCode
 from mesh.contract import Method
 from mesh.dynamic import Codec
 from mesh.replay import frames
-from mesh.replay.mask import mask
 from mesh.replay.recording import Recorded
+from mesh.runtime.sensitive import mask
 
 # How a call ends that would end so again. All else is the moment's: a deadline, an overload, a user's rights.
 SETTLED = ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")

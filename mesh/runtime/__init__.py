@@ -3,7 +3,7 @@
 A service is `serve(FoodService(store))` and nothing left to remember; CONTRIBUTING has the three edits that add one.
 """
 
-from mesh.runtime import auth, errors, masks, notify, pages
+from mesh.runtime import auth, cache, clock, errors, etags, masks, notify, pages
 from mesh.runtime.app import run
 from mesh.runtime.client import call
 from mesh.runtime.db import Database, database
@@ -18,11 +18,14 @@ __all__ = [
     "Database",
     "auth",
     "blocking",
+    "cache",
     "call",
+    "clock",
     "computing",
     "database",
     "environment",
     "errors",
+    "etags",
     "masks",
     "notify",
     "pages",

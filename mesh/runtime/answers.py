@@ -2,12 +2,13 @@
 
 The answer is written in the transaction of the change that it tells of: there is never one without the other, whatever
 is killed when. A repeat that comes while the first still runs waits on the key. A call that fails leaves its id free.
+What an answer holds of sensitive fields is encrypted by the user's data key.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -65,23 +66,33 @@ class StoredAnswers:
         key, body = key_of(method, request), digest(request)
         async with self._db.unit_of_work() as unit:
             if (await unit.connection.execute(_CLAIM, {**key, "body": body})).first():
-                answer = await make()
+                made = await make()
                 async with unit.turn:  # a task of the handler may be at work still
-                    await unit.connection.execute(_KEEP, {**key, "answer": answer.SerializeToString()})
-                return answer
+                    stored = await self._db.keys.dump(unit.connection, made, _place(key))
+                    await unit.connection.execute(_KEEP, {**key, "answer": stored})
+                return made
             kept = (await unit.connection.execute(_READ, key)).one_or_none()
-        if kept is None:  # it expired this moment
-            raise errors.conflict()
-        if kept.body != body:
-            raise errors.request_id_reused()
-        return method.response.FromString(kept.answer)
+            if kept is None:  # it expired this moment
+                raise errors.conflict()
+            if kept.body != body:
+                raise errors.request_id_reused()
+            answer = await self._db.keys.load(unit.connection, kept.answer, _place(key))
+            return method.response.FromString(answer)
+
+
+def _place(key: Mapping[str, str]) -> str:
+    return "runtime_answer.answer/" + "/".join(key.values())
 
 
 def key_of(method: MethodInfo, request: Any) -> dict[str, str]:
     """The columns of the key. Two users who send one request_id have two."""
+    return {"owner": owner(), "method": method.path, "request_id": request.request_id.lower()}
+
+
+def owner() -> str:
+    """For whom the current call runs."""
     principal = auth.principal()
-    owner = f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
-    return {"owner": owner, "method": method.path, "request_id": request.request_id.lower()}
+    return f"user:{principal.user}" if principal.user else f"service:{principal.caller}"
 
 
 def digest(request: Message) -> bytes:

@@ -2,7 +2,7 @@
 
 Retries, hedging, balancing, mTLS and canaries are the sidecar's, or gRPC's own where there is none; this side only
 passes on what belongs to the request that is being served: what is left of its deadline, its user's token, its request
-id, the canary and fault it asks for.
+id, its trace, the canary and fault it asks for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import grpc
@@ -19,9 +19,17 @@ from nourish.mesh.v1 import policy_pb2
 
 from mesh.runtime import auth, options
 from mesh.runtime.environment import environment, required
+from mesh.runtime.telemetry import traces
 
 Stub = TypeVar("Stub")
-_PASSED_ON = (auth.REQUEST_ID_HEADER, auth.AUTHORIZATION_HEADER, auth.CANARY_HEADER, auth.FAULT_HEADER)
+_PASSED_ON = (
+    auth.REQUEST_ID_HEADER,
+    auth.AUTHORIZATION_HEADER,
+    auth.CANARY_HEADER,
+    auth.FAULT_HEADER,
+    auth.TRACE_HEADER,
+    auth.TRACE_STATE_HEADER,
+)
 _KEY_HEADER = "x-nourish-key"
 _XDS = "xds:"  # gRPC's own client, without a sidecar
 
@@ -57,18 +65,18 @@ class _PassingOn(grpc.aio.Channel):
         self._channel = channel
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), _hash_field(method))
+        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), method, _hash_field(method))
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), _hash_field(method))
+        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), method, _hash_field(method))
 
     # No key where the requests are a stream: the headers go out before the first of them.
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs))
+        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs), method)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs))
+        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs), method)
 
     async def __aenter__(self) -> _PassingOn:
         return self
@@ -105,15 +113,37 @@ def _hash_key(field: str, request: Any) -> tuple[tuple[str, str], ...]:
     return ((_KEY_HEADER, hashlib.blake2b(str(value).encode(), digest_size=8).hexdigest()),) if value else ()
 
 
-def _with_call_info(inner: Callable[..., Any], field: str = "") -> Callable[..., Any]:
+def _with_call_info(inner: Callable[..., Any], path: str, field: str = "") -> Callable[..., Any]:
+    name, attributes = traces.named(path)
+
     def multicallable(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         info = auth.current.get()
         if info.deadline:
             left = max(info.deadline - asyncio.get_running_loop().time(), 0.0)
             timeout = left if timeout is None else min(timeout, left)
         passed = [(k, info.headers[k]) for k in _PASSED_ON if k in info.headers]
-        return inner(
+        span = traces.begun(name, traces.CLIENT, *attributes)
+        if span:
+            passed = [*((k, v) for k, v in passed if k != auth.TRACE_HEADER), (auth.TRACE_HEADER, span.header)]
+        call = inner(
             request, timeout=timeout, metadata=(*passed, *_hash_key(field, request), *(metadata or ())), **kwargs
         )
+        if span:
+            call.add_done_callback(partial(_ended, span))
+        return call
 
     return multicallable
+
+
+_ending: set[asyncio.Task[None]] = set()
+
+
+def _ended(span: traces.Span, call: Any) -> None:
+    """gRPC tells how a call ended to a coroutine alone."""
+
+    async def end() -> None:
+        span.answered((await call.code()).value[0])
+
+    task = asyncio.get_running_loop().create_task(end())
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)

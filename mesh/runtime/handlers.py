@@ -54,6 +54,13 @@ class MethodInfo:
         )
 
     @property
+    def kind(self) -> str:
+        """Which of gRPC's four kinds it is, as metrics call them."""
+        if self.streams_requests and self.streams_responses:
+            return "bidi_stream"
+        return "client_stream" if self.streams_requests else "server_stream" if self.streams_responses else "unary"
+
+    @property
     def streams(self) -> bool:
         """Whether either side sends more than one message."""
         return self.streams_requests or self.streams_responses

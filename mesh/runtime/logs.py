@@ -1,4 +1,7 @@
-"""Structured logs: one JSON object a line on standard output, with the instance and the call that it is about."""
+"""Structured logs: one JSON object a line on standard output, with the instance and the call that it is about.
+
+A message of a contract that is given as an `extra` or argument is shown as its JSON, without its sensitive fields.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
-from mesh.runtime import auth
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from mesh.runtime import auth, sensitive
 from mesh.runtime.environment import environment
+from mesh.runtime.telemetry import traces
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -22,14 +30,38 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "instance": environment().instance,
-            "message": record.getMessage(),
+            "message": _text(record),
             "logger": record.name,
         }
         line.update(_call())
-        line.update({k: v for k, v in record.__dict__.items() if k not in _STANDARD})
+        line.update({k: _shown(v) for k, v in record.__dict__.items() if k not in _STANDARD})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(line, default=_plain, ensure_ascii=False)
+
+
+def _text(record: logging.LogRecord) -> str:
+    if not isinstance(record.args, tuple) or not any(isinstance(arg, Message) for arg in record.args):
+        return record.getMessage()
+    return str(record.msg) % tuple(_shown(arg) for arg in record.args)
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, Message):
+        return value
+    copy = type(value)()
+    copy.CopyFrom(value)
+    masked = sensitive.mask(copy)
+    try:
+        shown = json_format.MessageToDict(copy)
+    except TypeError as error:  # an Any of a type that this process does not have
+        return f"a {value.DESCRIPTOR.full_name}: {error}"
+    return {**shown, "masked": masked} if masked else shown
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for; a message may lie in a list or in a dictionary."""
+    return _shown(value) if isinstance(value, Message) else str(value)
 
 
 def _call() -> dict[str, str]:
@@ -37,8 +69,11 @@ def _call() -> dict[str, str]:
     if not call.method:
         return {}
     principal = auth.principal()
+    trace_id, span_id = traces.ids()
     facts = {
         "request_id": call.request_id,
+        "trace_id": trace_id,
+        "span_id": span_id,
         "method": call.method,
         "caller": principal.caller,
         "user": principal.user or "",

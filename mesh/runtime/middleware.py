@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from mesh.runtime.auth import CallInfo
 from mesh.runtime.errors import ServiceError
 from mesh.runtime.handlers import MALFORMED, Context, Handler, MethodInfo
 from mesh.runtime.running import Running
+from mesh.runtime.telemetry import metrics, traces
 
 _log = logging.getLogger("mesh.runtime")
 _validator = protovalidate.Validator()
@@ -34,6 +36,8 @@ _KEPT = frozenset(
         auth.AUTHORIZATION_HEADER,
         auth.CANARY_HEADER,
         auth.FAULT_HEADER,
+        auth.TRACE_HEADER,
+        auth.TRACE_STATE_HEADER,
     }
 )
 
@@ -64,6 +68,38 @@ def with_call_info(handler: Handler, method: MethodInfo, server: Server) -> Hand
             auth.current.reset(token)
 
     return wrapped
+
+
+def with_telemetry(handler: Handler, method: MethodInfo, server: Server) -> Handler:
+    """Counts the call, how it ends and how long it takes; makes it a span if its trace is recorded."""
+    calls = metrics.calls(method.path, method.kind)
+    name, attributes = traces.named(method.path)
+
+    async def wrapped(request: Any, context: Context) -> Any:
+        calls.started += 1
+        began = time.perf_counter()
+        span = traces.begun(name, traces.SERVER, *attributes)
+        if span:
+            auth.current.get().headers[auth.TRACE_HEADER] = span.header
+        cancelled = 0
+        try:
+            return await handler(request, context)
+        except asyncio.CancelledError:
+            cancelled = traces.LATE if auth.time_left() == 0 else traces.CANCELLED
+            raise
+        finally:
+            code = cancelled or _code(context)
+            calls.ended(code, time.perf_counter() - began)
+            if span:
+                span.answered(code)
+
+    return wrapped
+
+
+def _code(context: Context) -> int:
+    """With which gRPC's code a call ends, whoever set it."""
+    code = context.code() or 0
+    return code if isinstance(code, int) else int(code.value[0])
 
 
 def with_errors(handler: Handler, method: MethodInfo, server: Server) -> Handler:
@@ -212,6 +248,7 @@ def with_idempotency(handler: Handler, method: MethodInfo, server: Server) -> Ha
 Middleware = Callable[[Handler, MethodInfo, Server], Handler]
 MIDDLEWARE: tuple[Middleware, ...] = (
     with_call_info,
+    with_telemetry,
     with_errors,
     with_limit,
     with_deadline,

@@ -10,13 +10,13 @@ import binascii
 import hashlib
 import hmac
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from nourish.error.v1.reason_pb2 import Reason
 
+from mesh.runtime import clock
 from mesh.runtime.auth import principal
 from mesh.runtime.errors import ServiceError
 
@@ -42,7 +42,7 @@ def sign(cursor: Mapping[str, Any], *, scope: Message | bytes) -> str:
         cursor: what the next page needs, JSON values.
         scope: the request; its own page_token and page_size do not count. Or any bytes that must be the same again.
     """
-    expiry = int(time.time() + LIFE_SECONDS).to_bytes(_EXPIRY_BYTES, "big")
+    expiry = int(clock.now().timestamp() + LIFE_SECONDS).to_bytes(_EXPIRY_BYTES, "big")
     payload = expiry + json.dumps(cursor, separators=(",", ":"), ensure_ascii=False).encode()
     return base64.urlsafe_b64encode(_tag(payload, scope) + payload).decode().rstrip("=")
 
@@ -75,7 +75,7 @@ def verify(token: str, *, scope: Message | bytes) -> dict[str, Any]:
     expiry, cursor = payload[:_EXPIRY_BYTES], payload[_EXPIRY_BYTES:]
     if not cursor or not hmac.compare_digest(tag, _tag(payload, scope)):
         raise _refused("not one this method gave for these arguments")
-    if time.time() > int.from_bytes(expiry, "big"):
+    if clock.now().timestamp() > int.from_bytes(expiry, "big"):
         raise _refused("expired")
     found: dict[str, Any] = json.loads(cursor)
     return found

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from mesh.runtime import notify, options, settings
+from mesh.runtime import cache, notify, options, settings, telemetry
 from mesh.runtime.answers import Answers, StoredAnswers
 from mesh.runtime.db import current as current_database
 from mesh.runtime.environment import environment, required
@@ -45,8 +45,10 @@ async def serve(*servicers: object, address: str | None = None) -> None:
         RuntimeError: nowhere to listen, or the address is taken.
     """
     listen = address or required(environment().listen, "NOURISH_LISTEN")
-    async with AsyncExitStack() as stack:
-        await _serve(servicers, listen, await _guard(stack))
+    async with telemetry.running(), AsyncExitStack() as stack:
+        guard = await _guard(stack)
+        await _link_caches(stack)
+        await _serve(servicers, listen, guard)
 
 
 async def _guard(stack: AsyncExitStack) -> Guard | None:
@@ -58,6 +60,20 @@ async def _guard(stack: AsyncExitStack) -> Guard | None:
 
     client.egress().get_state(try_to_connect=True)
     return await stack.enter_async_context(proxyless.guard())
+
+
+async def _link_caches(stack: AsyncExitStack) -> None:
+    """Ties the caches to those of other instances, and to the events that clear them."""
+    linked = [found for found in cache.caches() if found.shared or found.cleared_by]
+    if not linked:
+        return
+    if not environment().events_url:
+        names = ", ".join(found.name for found in linked)
+        _log.warning("no event clears %s, and nothing is shared: give the service `events: {}` in the values", names)
+        return
+    from mesh.runtime.cache import link  # noqa: PLC0415 - brings NATS
+
+    await stack.enter_async_context(link.linked(linked, environment().events_url))
 
 
 async def _serve(servicers: Sequence[object], listen: str, guard: Guard | None) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -113,6 +113,13 @@ class Process:
         self._known: dict[str, Setting[Any]] = {}
         self._unread: list[str] = []
         self._wanted: asyncio.Event | None = None
+        self._hearers: list[Callable[[WatchSettingsResponse], None]] = []
+
+    def hear(self, answer: Callable[[WatchSettingsResponse], None]) -> None:
+        """Has `answer` called with all that the values say, now and then: for what is more than settings."""
+        self._hearers.append(answer)
+        if self._wanted:
+            self._wanted.set()
 
     def declare(self, new: Setting[T]) -> Setting[T]:
         """Adds a setting, with what the values say of it already."""
@@ -138,7 +145,7 @@ class Process:
     async def follow(self, told: asyncio.Event) -> None:
         """Watches the values for ever. `told` is set when they have been heard, or cannot be."""
         self._wanted = asyncio.Event()
-        if not self._known:  # a service without settings opens no stream
+        if not self._known and not self._hearers:  # a service without settings opens no stream
             told.set()
             await self._wanted.wait()
         stub, own_name = _control_plane()
@@ -150,6 +157,8 @@ class Process:
                         _log.info("settings are followed again")
                     failures, away = 0, False
                     self.take(_plain(answer))
+                    for hearer in self._hearers:
+                        hearer(answer)
                     told.set()
             except grpc.aio.AioRpcError as error:
                 if not away:

@@ -1,40 +1,29 @@
-"""For tests of services: a real server on a real channel in this process, and a real PostgreSQL. Fakes, not mocks.
+"""For tests of services: a real server on a real channel in this process. Fakes, not mocks.
 
-A pytest plug-in: `pytest_plugins = ["mesh.runtime.testing"]` gives the fixtures `postgres_url` and `events_url`.
+The plug-in `mesh.pytest` gives what needs engines: the fixtures `postgres_url`, `keys`, `events_url`, `mesh_up`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-import shutil
-import signal
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 import grpc
-import pytest
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from mesh.runtime import auth, errors, settings
+from mesh.runtime import auth, clock, errors, settings
 from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
+from mesh.runtime.db import Database
 from mesh.runtime.db import current as current_database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
-
-if TYPE_CHECKING:
-    from mesh.local.nats import Nats
-    from mesh.local.postgres import Postgres
-
-_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is private
-_ROOM_BYTES = 4 << 30
-_counter = itertools.count(1)
 
 
 @asynccontextmanager
@@ -84,6 +73,90 @@ def as_user(user: str, *scopes: str, caller: str = "edge") -> tuple[tuple[str, s
     )
 
 
+class StoppedClock:
+    """A clock that stands until it is moved: `clock.now += timedelta(hours=1)`."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._moved: set[asyncio.Future[None]] = set()
+
+    @property
+    def now(self) -> datetime:
+        """What it shows."""
+        return self._now
+
+    @now.setter
+    def now(self, to: datetime) -> None:
+        self._now = to
+        for waiter in self._moved:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __call__(self) -> datetime:
+        """What it shows, as `mesh.runtime.clock` asks."""
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns when it is moved."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._moved.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._moved.discard(waiter)
+
+
+@contextmanager
+def stopped_clock(at: datetime | None = None) -> Iterator[StoppedClock]:
+    """`mesh.runtime.clock` stands in the block: at `at`, or when it is."""
+    stopped = StoppedClock(at or clock.now())
+    before = clock.set_source(stopped)
+    try:
+        yield stopped
+    finally:
+        clock.set_source(before)
+
+
+class Outbox:
+    """What a fake store gives `events.publish` in place of a connection; `events` are what was published on it."""
+
+    def __init__(self) -> None:
+        self.events: list[Message] = []
+        self.info: dict[str, Any] = {}
+
+    async def exec_driver_sql(self, _: str, values: tuple[Any, ...]) -> None:
+        """Takes what `events.publish` writes."""
+        self.events.append(_event(values[2], values[4]))
+
+
+async def published(db: Database) -> list[Message]:
+    """The events in the outbox of a database that no relay sends on: those of transactions that committed, in order."""
+    async with db.connection() as connection:
+        rows = await connection.exec_driver_sql("SELECT subject, payload FROM runtime_outbox ORDER BY id")
+        return [_event(row.subject, row.payload) for row in rows]
+
+
+def _event(subject: str, payload: bytes) -> Message:
+    kind = descriptor_pool.Default().FindMessageTypeByName(subject.rpartition(".")[0])
+    return message_factory.GetMessageClass(kind).FromString(payload)
+
+
+@contextmanager
+def with_flags(given: Mapping[str, Any]) -> Iterator[None]:
+    """As if the values said so: `{"search.newOrder": True}` for all, or a flag as it stands there; and nothing else."""
+    from mesh.runtime import flags  # noqa: PLC0415 - only for tests of flags
+
+    def flag(said: Any) -> Any:
+        whole = isinstance(said, Mapping) and said.keys() & {"variants", "shares", "rules"}
+        return said if whole else {"variants": {"given": said}, "default": "given"}
+
+    before = flags.provider.take({name: flag(said) for name, said in given.items()})
+    try:
+        yield
+    finally:
+        flags.provider.take(before)
+
+
 @contextmanager
 def with_settings(given: Mapping[str, settings.Scalar]) -> Iterator[None]:
     """As if the values said so, `{"search.minScore": 0.5}`, and nothing else."""
@@ -93,70 +166,3 @@ def with_settings(given: Mapping[str, settings.Scalar]) -> Iterator[None]:
         yield
     finally:
         settings.process.take(before)
-
-
-@pytest.fixture(scope="session")
-def postgres_runner() -> Iterator[asyncio.Runner]:
-    """The event loop that the session's server belongs to."""
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="session")
-def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
-    """One real server for the whole test session, on a Unix socket in a temporary folder."""
-    from mesh.local.postgres import Postgres  # noqa: PLC0415 - only tests need the runner
-
-    with tempfile.TemporaryDirectory(prefix="nourish-pg-", dir=_in_memory()) as folder:
-        home, sockets = Path(folder) / "postgres", Path(folder) / "run"
-        sockets.mkdir()
-        server = Postgres(home, sockets)
-        postgres_runner.run(server.start())
-        try:
-            yield server
-        finally:
-            if server.pid:  # nothing is kept: no checkpoint
-                os.kill(server.pid, signal.SIGQUIT)
-            postgres_runner.run(server.stop())
-
-
-@pytest.fixture
-def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
-    """The URL of a fresh, empty database."""
-    return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
-
-
-@pytest.fixture(scope="session")
-def nats_server(postgres_runner: asyncio.Runner) -> Iterator[Nats]:
-    """One real NATS server for the whole test session."""
-    from mesh.local.nats import Nats  # noqa: PLC0415 - only tests need the runner
-
-    with tempfile.TemporaryDirectory(prefix="nourish-nats-", dir=_in_memory()) as folder:
-        server = Nats(Path(folder), {})
-        postgres_runner.run(server.start())
-        try:
-            yield server
-        finally:
-            postgres_runner.run(server.stop())
-
-
-@pytest.fixture
-def events_url(nats_server: Nats, postgres_runner: asyncio.Runner) -> str:
-    """The address of a NATS server without streams."""
-    postgres_runner.run(_without_streams(nats_server.url))
-    return nats_server.url
-
-
-async def _without_streams(url: str) -> None:
-    import nats  # noqa: PLC0415 - only for tests of events
-
-    async with await nats.connect(url) as connection:
-        streams = connection.jetstream()
-        for stream in await streams.streams_info():
-            await streams.delete_stream(str(stream.config.name))
-
-
-def _in_memory() -> str | None:
-    """A folder in memory if there is room: a score of databases costs 7 s there, and four times that on a busy disk."""
-    roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
-    return str(_MEMORY) if roomy else None

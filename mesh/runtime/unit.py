@@ -20,12 +20,14 @@ class Unit:
         connection: for whoever has the turn.
         turn: held by the task that is inside a block.
         open: until the call has ended; a task that it left behind has transactions of its own from then on.
+        shown: whose rows the transaction sees.
     """
 
     def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
         self.engine = engine
         self.turn = asyncio.Lock()
         self.open = True
+        self.shown = ""
         self.connection = connection
         self._holder: asyncio.Task[object] | None = None
 
@@ -59,6 +61,11 @@ def of(engine: AsyncEngine) -> Unit | None:
     """The unit of work of the current call on that database, if it runs in one."""
     unit = _current.get()
     return unit if unit and unit.open and unit.engine is engine else None
+
+
+def leave() -> None:
+    """What this task does from now on is no part of the unit in which it was made."""
+    _current.set(None)
 
 
 @asynccontextmanager

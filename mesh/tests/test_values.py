@@ -72,6 +72,7 @@ services:
     database: {poolSize: 7}
     limits: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
     settings: {search.minScore: 0.50, size: 2.0, careful: yes, greeting: "yes, \u00e9"}
+    flags: {search.newOrder: {shares: {enabled: 2.5}}}
   profile: {database: {}, events: {}}
 """
     topology = load([ValuesFile("v.yaml", text)])
@@ -86,6 +87,7 @@ services:
         limits=limits,
         settings=settings,
         data_plane="proxyless",
+        flags={"search.newOrder": '{"shares": {"enabled": 2.5}}'},
     )
     assert topology.services == {"food": food, "profile": Service("profile", database=ServiceDatabase(5), events=True)}
     assert (topology.namespace, topology.trust_domain) == ("prod", "example.org")
@@ -93,6 +95,37 @@ services:
     assert (topology.edge.port, topology.edge.replicas, topology.edge.max_request_bytes) == (9000, 2, 2048)
     assert (topology.database.address, topology.database.max_connections) == ("db.example:5432", 50)
     assert topology.events.address == "nats.example:4222"
+
+
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("{share: {enabled: 1}}", "services.food.flags.new: unknown key 'share'; did you mean 'shares'?"),
+        ("true", "services.food.flags.new: true is not a map"),
+        ("{shares: {on: 1}}", "shares.true: is no variant name. A word in lowerCamelCase"),
+        ("{shares: {enabled: 101}}", "shares.enabled: 101 is more than the maximum of 100"),
+        ("{shares: {enable: 10}}", "shares.enable: there is no variant 'enable'; did you mean 'enabled'?"),
+        ("{shares: {disabled: 10}}", "shares.disabled: is the default, which takes what the others leave"),
+        ("{variants: {a: 1}}", "flags.new: has variants or a default but not both"),
+        ("{variants: {a: 1, b: x}, default: a}", "flags.new.variants: are of several types"),
+        ("{variants: {a: 1, b: 1.5}, default: c}", "flags.new.default: there is no variant 'c'"),
+        ("{variants: {a: 1, b: 2, c: 3}, default: a, shares: {b: 60, c: 50}}", "shares: are 110 percent in all"),
+        ("{rules: [{users: [alice]}]}", "flags.new.rules[0]: 'variant' is missing"),
+        ("{rules: [{user: [alice], variant: enabled}]}", "rules[0]: unknown key 'user'; did you mean 'users'?"),
+        ("{rules: [{users: [alice], variant: on2}]}", "rules[0].variant: there is no variant 'on2'"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused_with_its_line(flag: str, problem: str) -> None:
+    (found,) = problems(f"services:\n  food:\n    flags:\n      new: {flag}\n")
+    assert found.startswith("0.yaml:4: services.food.flags.new")
+    assert problem in found
+
+
+def test_the_flags_of_a_service_fit_one_message() -> None:
+    users = ", ".join(f"{'x' * 290}{n}" for n in range(1000))
+    rules = ", ".join([f"{{users: [{users}], variant: enabled}}"] * 4)
+    (found,) = problems(f"services: {{food: {{flags: {{new: {{rules: [{rules}]}}}}}}}}")
+    assert "services.food.flags: have 118" in found
 
 
 @pytest.mark.parametrize(("said", "has"), [("{}", True), ("true", True), ("false", False)])
@@ -272,6 +305,31 @@ def test_a_cycle_is_named_where_the_last_file_closes_it() -> None:
     chart = "services:\n  a: {}\n  b: {calls: [a]}\n"
     cycle = "services.a.calls: form a cycle: a -> b -> a"
     assert problems(chart, "services:\n  a: {calls: [b]}\n") == [f"1.yaml:2: {cycle}"]
+
+
+@pytest.mark.parametrize(
+    ("database", "fault"),
+    [
+        ("{replicas: ['b:5432']}", "0.yaml:1: database.replicas: the embedded server has no copies"),
+        ("{address: 'a:5432', replicas: ['b:5432', 'a:5432']}", "replicas[1]: a:5432 is the server itself"),
+        ("{address: 'a:5432', replicas: ['b:5432', 'b:5432']}", "database.replicas"),
+        ("{address: 'a:5432', replicas: ['b']}", "database.replicas[0]"),
+    ],
+)
+def test_replicas_that_make_no_sense_are_refused(database: str, fault: str) -> None:
+    with pytest.raises(ValuesError) as caught:
+        load([ValuesFile("0.yaml", f"database: {database}\nservices:\n  food: {{database: {{}}}}\n")])
+    assert fault in str(caught.value)
+
+
+def test_pools_must_fit_on_each_replica_too() -> None:
+    """A replica has no fewer connections than its primary: PostgreSQL does not start it otherwise."""
+    text = """database: {address: "a:5432", replicas: ["b:5432"], maxConnections: 20}
+services:
+  food: {replicas: 3, database: {poolSize: 5}}
+"""
+    with pytest.raises(ValuesError, match="need 15 connections here and on each replica"):
+        load([ValuesFile("0.yaml", text)])
 
 
 def test_pools_that_do_not_fit_are_refused_with_the_arithmetic() -> None:

@@ -24,6 +24,7 @@ from mesh.topology import (
     Limits,
     Service,
     ServiceDatabase,
+    Telemetry,
     Topology,
     did_you_mean,
 )
@@ -110,8 +111,9 @@ def build(values: dict[str, Any]) -> Topology:
     return Topology(
         services={name: _service(name, stanza) for name, stanza in values.get("services", {}).items()},
         edge=_edge(values.get("edge", {})),
-        database=DatabaseServer(**_arguments(values.get("database", {}))),
+        database=_made(DatabaseServer, values.get("database", {})),
         events=EventsServer(**_arguments(values.get("events", {}))),
+        telemetry=Telemetry(**_arguments(values.get("telemetry", {}))),
         image=Image(**_arguments(values.get("image", {}))),
         **_arguments({key: values[key] for key in ("namespace", "trustDomain") if key in values}),
     )
@@ -206,11 +208,15 @@ def _service(name: str, stanza: dict[str, Any]) -> Service:
         "canary": Canary(**_arguments(stanza.get("canary", {}))),
         "limits": Limits(**_arguments(stanza.get("limits", {}))),
         "traffic": _made(Traffic, stanza.get("traffic", {})),
-        "settings": {k: json.dumps(v, ensure_ascii=False) for k, v in stanza.get("settings", {}).items()},
+        **{key: _texts(stanza.get(key, {})) for key in ("settings", "flags")},
         "database": ServiceDatabase(**_arguments(stanza["database"])) if "database" in stanza else None,
         "events": stanza.get("events", False) is not False,
     }
     return Service(name, **{**_arguments(stanza), **known})
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 
 def _made(kind: Any, values: dict[str, Any]) -> Any:
@@ -220,6 +226,8 @@ def _made(kind: Any, values: dict[str, Any]) -> Any:
     for name, value in arguments.items():
         if part := next((hint for hint in (hints[name], *get_args(hints[name])) if is_dataclass(hint)), None):
             arguments[name] = _made(part, value)
+        elif isinstance(value, list):
+            arguments[name] = tuple(value)
     return kind(**arguments)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
+from typing import Any
 
 from mesh.topology import EDGE, SUBSETS, Service, Topology, did_you_mean, find_cycle
 from mesh.values import proxyless
@@ -14,6 +15,8 @@ from mesh.values.schema import Path, Problem
 # Of a server's max_connections: 3 that PostgreSQL keeps for superusers (superuser_reserved_connections), and 7 for
 # migrations, backups and people.
 RESERVED_CONNECTIONS = 10
+# Of all flags of a service: a quarter of what one message holds, and they are told in one.
+FLAGS_LETTERS = 1_000_000
 
 
 def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[Problem]:
@@ -27,10 +30,12 @@ def find_problems(topology: Topology, node: Node, known: list[Problem]) -> list[
             found += _traffic(service)
             found += proxyless.refusals(service, topology)
             found += _settings(service, node)
+            found += _flags(service)
     others = {name: tuple(c for c in service.calls if c != name) for name, service in topology.services.items()}
     if cycle := find_cycle(others):
         found.append((_closing(cycle, node), f"form a cycle: {' -> '.join(cycle)}"))
     if not known:
+        found += _replicas(topology)
         found += _pools(topology)
     return [Problem.at(path, node.locate(path), sentence) for path, sentence in found]
 
@@ -105,16 +110,57 @@ def _settings(service: Service, node: Node) -> Iterator[tuple[Path, str]]:
             )
 
 
+def _flags(service: Service) -> Iterator[tuple[Path, str]]:
+    size = sum(map(len, service.flags.values()))
+    if size > FLAGS_LETTERS:
+        fault = f"have {size} characters in all, more than the maximum of {FLAGS_LETTERS}: rules are for few users"
+        yield ("services", service.name, "flags"), fault
+    for name, text in service.flags.items():
+        for key, fault in _flag(json.loads(text)):
+            yield ("services", service.name, "flags", name, *key), fault
+
+
+def _flag(flag: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    if ("variants" in flag) != ("default" in flag):
+        yield (), "has variants or a default but not both: give both, or neither for enabled and disabled"
+        return
+    variants = flag.get("variants", {"enabled": True, "disabled": False})
+    kinds = {float if type(value) is int else type(value) for value in variants.values()}
+    if len(kinds) > 1:
+        yield ("variants",), "are of several types: all values are numbers, texts, maps, or true or false"
+    shares = flag.get("shares", {})
+    if sum(shares.values()) > 100:
+        yield ("shares",), f"are {sum(shares.values()):g} percent in all, more than 100"
+    rules = [(("rules", place, "variant"), rule["variant"]) for place, rule in enumerate(flag.get("rules", []))]
+    named: list[tuple[Path, str]] = [(("default",), flag.get("default", "disabled")), *rules]
+    for path, variant in [*named, *((("shares", variant), variant) for variant in shares)]:
+        if variant not in variants:
+            yield path, f"there is no variant {variant!r}{did_you_mean(variant, variants)}"
+        elif path[0] == "shares" and variant == flag.get("default", "disabled"):
+            yield path, "is the default, which takes what the others leave: leave it out"
+
+
+def _replicas(topology: Topology) -> Iterator[tuple[Path, str]]:
+    server = topology.database
+    if server.replicas and not server.address:
+        fault = "the embedded server has no copies; set database.address to the server that these follow"
+        yield ("database", "replicas"), fault
+    for position, address in enumerate(server.replicas):
+        if address == server.address:
+            yield ("database", "replicas", position), f"{address} is the server itself, database.address"
+
+
 def _pools(topology: Topology) -> Iterator[tuple[Path, str]]:
     pools = topology.pooled_connections
     available = topology.database.max_connections - RESERVED_CONNECTIONS
     if sum(pools.values()) <= available:
         return
     terms = " + ".join(f"{name} {_product(topology, name)}" for name in pools)
+    where = " here and on each replica" if topology.database.replicas else ""
     yield (
         ("database", "maxConnections"),
-        f"the pools of all instances need {sum(pools.values())} connections ({terms}), but {available} are there "
-        f"({topology.database.max_connections} - {RESERVED_CONNECTIONS} in reserve); "
+        f"the pools of all instances need {sum(pools.values())} connections{where} ({terms}), but {available} are "
+        f"there ({topology.database.max_connections} - {RESERVED_CONNECTIONS} in reserve); "
         f"raise it to {sum(pools.values()) + RESERVED_CONNECTIONS} or lower a poolSize",
     )
 

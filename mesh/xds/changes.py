@@ -46,8 +46,8 @@ class Change:
             return f"{subject}: canary {self.old} % -> {self.new} %"
         if what == ("calls",):
             return f"{subject}: {_calls(self.old, self.new)}"
-        if what[0] == "settings":  # JSON texts
-            return f"{subject}: setting {what[1]} {self.old or 'none'} -> {self.new or 'none'}"
+        if what[0] in ("settings", "flags"):  # JSON texts
+            return f"{subject}: {what[0][:-1]} {what[1]} {self.old or 'none'} -> {self.new or 'none'}"
         key = " ".join(part.replace("_", " ") for part in what)
         return f"{subject}: {key} {_show(self.old)} -> {_show(self.new)}"
 

@@ -7,12 +7,13 @@ from envoy.config.core.v3 import protocol_pb2
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf import any_pb2
 
-from mesh.xds import endpoints, pb, policies
+from mesh.xds import endpoints, pb, policies, scraping
 from mesh.xds.plan import NodePlan, Target
 from mesh.xds.policies import circuit_breakers
 
 APP = "app"
 SUPPORT = "support"  # the same application's health and reflection, so that they count as none of its calls
+COLLECTOR = "otlp"  # what takes spans, if the values name one
 CONTROL = "xds"  # the control plane, in every proxy's bootstrap
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
@@ -20,7 +21,20 @@ STREAM_WINDOW, CONNECTION_WINDOW = 1 << 20, 4 << 20  # bytes
 
 def clusters(node: NodePlan) -> list[cluster_pb2.Cluster]:
     """Every cluster of a node; EDS clusters first need `endpoints.assignments`."""
-    return [app(node), app(node, SUPPORT), *(upstream(node, target) for target in node.targets)]
+    own = [app(node), app(node, SUPPORT), *(upstream(node, target) for target in node.targets)]
+    return [*own, *([collector(node)] if node.telemetry.otlp else []), *scraping.clusters(node)]
+
+
+def collector(node: NodePlan) -> cluster_pb2.Cluster:
+    """Where spans are sent: an OpenTelemetry collector near by, without TLS."""
+    host, _, port = node.telemetry.otlp.rpartition(":")
+    return cluster_pb2.Cluster(
+        name=COLLECTOR,
+        type=cluster_pb2.Cluster.DiscoveryType.STRICT_DNS,
+        connect_timeout=pb.seconds(1),
+        load_assignment=endpoints.single(COLLECTOR, pb.tcp(host.strip("[]"), int(port))),
+        typed_extension_protocol_options={HTTP_OPTIONS: _http2(keepalive=True)},
+    )
 
 
 def app(node: NodePlan, name: str = APP) -> cluster_pb2.Cluster:

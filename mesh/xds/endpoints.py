@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envoy.config.core.v3 import health_check_pb2
+from envoy.config.core.v3 import address_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
 from mesh.xds import pb
@@ -36,8 +36,14 @@ def assignment(node: NodePlan, target: Target) -> endpoint_pb2.ClusterLoadAssign
 
 def local(name: str, socket: str) -> endpoint_pb2.ClusterLoadAssignment:
     """One Unix socket on the proxy's own machine."""
-    one = endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=pb.pipe(socket)))
-    one.endpoint.address.pipe.mode = 0  # a mode is for sockets that we bind
+    address = pb.pipe(socket)
+    address.pipe.mode = 0  # a mode is for sockets that we bind
+    return single(name, address)
+
+
+def single(name: str, address: address_pb2.Address) -> endpoint_pb2.ClusterLoadAssignment:
+    """One place that is always the same."""
+    one = endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=address))
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=name, endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[one])]
     )

@@ -12,7 +12,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     Rds,
 )
 
-from mesh.xds import edge, pb, policies
+from mesh.xds import edge, pb, policies, scraping, tracing
 from mesh.xds.clusters import CONNECTION_WINDOW, STREAM_WINDOW
 from mesh.xds.plan import NodePlan
 from mesh.xds.policies import access_log, balancing, connections, headers, local_replies, tls
@@ -24,7 +24,8 @@ APP_STREAMS = 1000  # per connection of the application beside it, which has few
 
 def listeners(node: NodePlan) -> list[listener_pb2.Listener]:
     """The listeners of a node."""
-    return [edge.edge_listener(node)] if node.is_edge else [inbound(node), egress(node)]
+    own = [edge.edge_listener(node)] if node.is_edge else [inbound(node), egress(node)]
+    return [*own, *scraping.listeners(node)]
 
 
 def inbound(node: NodePlan) -> listener_pb2.Listener:
@@ -35,6 +36,7 @@ def inbound(node: NodePlan) -> listener_pb2.Listener:
     http.local_reply_config.CopyFrom(local_replies.inbound())
     http.access_log.append(access_log.log(INBOUND, **access_log.CALLER))
     http.MergeFrom(connections.inbound(node))
+    http.MergeFrom(tracing.sidecar(node))
     chain = _chain(http)
     chain.transport_socket.CopyFrom(tls.downstream(node))
     chain.transport_socket_connect_timeout.CopyFrom(pb.seconds(5))
@@ -48,7 +50,12 @@ def egress(node: NodePlan) -> listener_pb2.Listener:
     http = _http(EGRESS, [policy(node) for policy in policies.EGRESS_FILTERS], kept=(balancing.KEY,))
     http.local_reply_config.CopyFrom(local_replies.egress())
     http.access_log.append(access_log.log(EGRESS, **access_log.CALLEE))
-    return listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])
+    http.MergeFrom(tracing.sidecar(node))
+    listener = tracing.outbound(node)
+    listener.MergeFrom(
+        listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])
+    )
+    return listener
 
 
 def _http(name: str, filters: list[Any | None], kept: tuple[str, ...] = ()) -> HttpConnectionManager:

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, json_format
 
 from mesh.contract import Contract, Method
-from mesh.topology import EDGE, SUBSETS, DataPlane, Edge, Limits, Service, Subset, Topology
+from mesh.topology import EDGE, SUBSETS, DataPlane, Edge, Limits, Service, Subset, Telemetry, Topology
 from mesh.traffic import Traffic
 
 
@@ -31,6 +31,9 @@ class Node:
     inbound_address: str
     inbound_port: int  # 0: the kernel chooses, and the proxy keeps it
     zone: str = ""
+    admin_socket: str = ""
+    telemetry_socket: str = ""
+    metrics_port: int = 0  # 0: as with inbound_port
     data_plane: DataPlane = "sidecar"  # proxyless: a gRPC process by itself, of which the places above are not known
 
     @cached_property
@@ -64,6 +67,9 @@ class Node:
                 inbound_address=str(metadata["inbound_address"]),
                 inbound_port=int(metadata["inbound_port"]),
                 zone=node.locality.zone,
+                admin_socket=str(metadata.get("admin_socket", "")),  # these three a proxy of yesterday does not say
+                telemetry_socket=str(metadata.get("telemetry_socket", "")),
+                metrics_port=int(metadata.get("metrics_port", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"node {node.id or '(no id)'}: bad bootstrap metadata: {error!r}") from None
@@ -133,6 +139,7 @@ class NodePlan:
     callees: tuple[Callee, ...]
     materials: Materials
     edge: Edge
+    telemetry: Telemetry
     descriptors: descriptor_pb2.FileDescriptorSet
 
     @property
@@ -182,6 +189,7 @@ class Plan:
             callees=tuple(self._callees[name] for name in calls),
             materials=self.materials,
             edge=self.topology.edge,
+            telemetry=self.topology.telemetry,
             descriptors=self.contract.descriptors,
         )
 

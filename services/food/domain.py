@@ -127,13 +127,21 @@ def plainness(source: int, name: str, category: str, figures: Figures) -> float:
 # --- Identity ---------------------------------------------------------------------------------------------------------
 
 
+_USDA = "usda-"
+
+
 def usda_id(source: int, name: str, figures: str) -> str:
     """The id of a USDA food, the same on every install: a hash of what makes it this food.
 
     A generic food is its name; many branded foods share a name, so the figures count for them as well.
     """
     key = f"{source}\0{name}\0{figures if source == BRANDED else ''}"
-    return "usda-" + short_hash(key)
+    return _USDA + short_hash(key)
+
+
+def is_usda(id_: str) -> bool:
+    """Whether an id is of a USDA food, if of any."""
+    return id_.startswith(_USDA)
 
 
 def new_user_id() -> str:

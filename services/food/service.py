@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cachetools import LRUCache
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 from nourish.food.v1 import food_pb2_grpc, operation_pb2_grpc
 from nourish.food.v1.food_pb2 import (
-    SOURCE_USER,
     BatchGetFoodsRequest,
     BatchGetFoodsResponse,
     CreateFoodRequest,
@@ -29,12 +27,14 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 
-from mesh.runtime import Context, auth, errors, events, jobs, masks, pages
+from mesh.runtime import Context, auth, errors, jobs, masks, pages
+from mesh.runtime.cache import Cache, on
 from services.food import domain
 from services.food.domain import Content, to_food
+from services.food.search import Term
 from services.food.store import Cursor, FoodStore, LockedFood
 
-CACHED_FOODS = 4096  # about 1.5 kB each
+KEEP_SECONDS = 3600  # what changes by an import alone
 LIST_PAGE = 50
 SEARCH_PAGE = 20
 IMPORTED_AT_ONCE = 100
@@ -45,24 +45,21 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
 
     def __init__(self, store: FoodStore) -> None:
         self._store = store
-        self._usda: LRUCache[str, Food] = LRUCache(CACHED_FOODS)
+        changed = [on(FoodsImported)]
+        self._usda = Cache("usda", Food, whose="everybody", ttl=KEEP_SECONDS, missing=60, cleared_by=changed)
+        self._terms = Cache("terms", list[Term], whose="everybody", ttl=KEEP_SECONDS, cleared_by=changed)
 
     async def GetFood(self, request: GetFoodRequest, context: Context) -> Food:
-        """Returns one food. USDA's do not change but by an import: it keeps those that are asked for."""
-        if (known := self._usda.get(request.name)) is not None:
-            return known
-        row = await self._store.get(_id(request.name), _reader())
-        if row is None:
-            raise errors.not_found(request.name)
-        food = to_food(row)
-        if food.source != SOURCE_USER:
-            self._usda[request.name] = food
-        return food
+        """Returns one food, USDA's from the cache."""
+        if domain.is_usda(_id(request.name)):
+            return await self._usda.get(request.name, lambda: self._food(request.name))
+        return await self._food(request.name)
 
-    @events.observe(FoodsImported)
-    async def forget(self, event: FoodsImported) -> None:
-        """Drops what it keeps: another instance, of a newer version, has replaced USDA's foods."""
-        self._usda.clear()
+    async def _food(self, name: str) -> Food:
+        row = await self._store.get(_id(name), _reader())
+        if row is None:
+            raise errors.not_found(name)
+        return to_food(row)
 
     async def ListFoods(self, request: ListFoodsRequest, context: Context) -> ListFoodsResponse:
         """Lists foods by (display_name, name)."""
@@ -81,7 +78,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         """Finds foods by words."""
         after = Cursor(**pages.verify(request.page_token, scope=request)) if request.page_token else None
         size = request.page_size or SEARCH_PAGE
-        terms = await self._store.terms(request.query)
+        terms = await self._terms.get(request.query, lambda: self._store.terms(request.query))
         hits = await self._store.search(
             terms, request.query, _reader(), sources=request.sources, after=after, limit=size + 1
         )

@@ -12,6 +12,7 @@ from nourish.nutrition.v1 import nutrition_pb2_grpc
 from nourish.profile.v1 import profile_pb2
 
 from mesh.runtime import Context, auth, blocking
+from mesh.runtime.cache import Cache, on
 from services.nutrition import matching, parsing, totals
 from services.nutrition.analysis import analyse, find
 from services.nutrition.matching import Match
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # generated for type checkers alone
     from nourish.food.v1.food_pb2_grpc import FoodServiceAsyncStub
     from nourish.profile.v1.profile_pb2_grpc import ProfileServiceAsyncStub
 
+OWN = (food_pb2.SOURCE_USER,)  # the caller's own foods, which no cache has
 CANDIDATES = 50
 # Searches of one request that run at once: enough to hide their latency, too few to crowd out other callers of food.
 CONCURRENT_SEARCHES = 8
@@ -34,6 +36,15 @@ class NutritionService(nutrition_pb2_grpc.NutritionServiceServicer):
     def __init__(self, food: FoodServiceAsyncStub, profile: ProfileServiceAsyncStub) -> None:
         self._food = food
         self._profile = profile
+        self._searches = Cache(
+            "searches",
+            food_pb2.SearchFoodsResponse,
+            whose="everybody",
+            ttl=3600,
+            max_bytes=16 << 20,  # some 500 searches
+            shared=True,
+            cleared_by=[on(food_pb2.FoodsImported)],
+        )
 
     async def AnalyzeIngredients(
         self, request: pb.AnalyzeIngredientsRequest, context: Context
@@ -54,7 +65,7 @@ class NutritionService(nutrition_pb2_grpc.NutritionServiceServicer):
 
     async def _analyses(self, texts: Sequence[str]) -> list[pb.LineAnalysis]:
         lines = await blocking(_parse, texts)  # the one place where this service blocks: 3 ms of CPU a line
-        searches = _Searches(self._food)
+        searches = _Searches(self._food, self._searches)
         return list(await _together(*(_analysis(line, searches) for line in lines)))
 
     async def _targets(self, profile: str) -> profile_pb2.Targets | None:
@@ -64,24 +75,24 @@ class NutritionService(nutrition_pb2_grpc.NutritionServiceServicer):
 
 
 class _Searches:
-    """The searches of one request: a few at a time, none twice."""
+    """The searches of one request, a few at a time. Foods that are everybody's are asked for once for all."""
 
-    def __init__(self, food: FoodServiceAsyncStub) -> None:
+    def __init__(self, food: FoodServiceAsyncStub, known: Cache[food_pb2.SearchFoodsResponse]) -> None:
         self._food = food
+        self._known = known
         self._limit = asyncio.Semaphore(CONCURRENT_SEARCHES)
-        self._asked: dict[tuple[str, tuple[int, ...]], asyncio.Task[Sequence[food_pb2.Food]]] = {}
 
     async def __call__(self, query: str, sources: Sequence[food_pb2.Source.ValueType]) -> Sequence[food_pb2.Food]:
-        key = query, tuple(sources)
-        if key not in self._asked:
-            self._asked[key] = asyncio.ensure_future(self._ask(query, sources))
-        return await self._asked[key]
+        common = tuple(source for source in sources if source not in OWN)
+        found = [await self._known.get((query, *common), lambda: self._ask(query, common))]
+        if common != tuple(sources) and auth.principal().user:
+            found.append(await self._ask(query, OWN))
+        return [result.food for response in found for result in response.results]
 
-    async def _ask(self, query: str, sources: Sequence[food_pb2.Source.ValueType]) -> Sequence[food_pb2.Food]:
+    async def _ask(self, query: str, sources: Sequence[food_pb2.Source.ValueType]) -> food_pb2.SearchFoodsResponse:
         async with self._limit:
             request = food_pb2.SearchFoodsRequest(query=query, page_size=CANDIDATES, sources=sources)
-            response = await self._food.SearchFoods(request)
-        return [result.food for result in response.results]
+            return await self._food.SearchFoods(request)
 
 
 async def _analysis(line: Line, searches: _Searches) -> pb.LineAnalysis:

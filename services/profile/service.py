@@ -11,21 +11,17 @@ from nourish.error.v1.reason_pb2 import Reason
 from nourish.profile.v1 import profile_pb2, profile_pb2_grpc
 from nourish.profile.v1.profile_pb2 import Profile
 
-from mesh.runtime import Context, auth, errors, masks, pages
+from mesh.runtime import Context, clock, errors, etags, masks, pages
 from services.profile import domain
 from services.profile.store import ProfileStore
 
 DEFAULT_PAGE_SIZE = 50
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
     """Serves the profiles in `store`; `clock` gives the time, with a zone."""
 
-    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = clock.now) -> None:
         self._store = store
         self._clock = clock
 
@@ -42,7 +38,7 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         if request.page_token:
             cursor = pages.verify(request.page_token, scope=request)
             after = (datetime.fromisoformat(cursor["time"]), str(cursor["id"]))
-        found = await self._store.page(auth.user(), after, size + 1)
+        found = await self._store.page(after, size + 1, deleted=request.show_deleted)
         profiles, token = pages.cut(found, size, _cursor, scope=request)
         return profile_pb2.ListProfilesResponse(profiles=profiles, next_page_token=token)
 
@@ -50,7 +46,7 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         """Adds a profile for the user."""
         self._check_birth_date(request.profile)
         profile = masks.merged(Profile(), request.profile, FieldMask(paths=[masks.ALL]))
-        return await self._store.create(auth.user(), profile, self._clock())
+        return await self._store.create(profile, self._clock())
 
     async def UpdateProfile(self, request: profile_pb2.UpdateProfileRequest, context: Context) -> Profile:
         """Changes the fields in the mask, or those that are set."""
@@ -61,21 +57,23 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
                 self._check_birth_date(after)
             # A repeat of a change that is there already succeeds: a retry must not fail on its own first attempt.
             if after != before:
-                _check_etag(before, request.profile.etag)
+                etags.check(before, request.profile.etag)
             return after
 
         name = request.profile.name
-        updated = await self._store.update(auth.user(), _id_of(name), change, self._clock())
-        return _found(updated, name)
+        return _found(await self._store.update(_id_of(name), change, self._clock()), name)
 
     async def DeleteProfile(self, request: profile_pb2.DeleteProfileRequest, context: Context) -> empty_pb2.Empty:
         """Deletes one of the user's profiles."""
-        there = await self._store.delete(
-            auth.user(), _id_of(request.name), lambda before: _check_etag(before, request.etag)
-        )
+        there = await self._store.delete(_id_of(request.name), _seen(request.etag), self._clock())
         if not there and not request.allow_missing:
             raise errors.not_found(request.name)
         return empty_pb2.Empty()
+
+    async def UndeleteProfile(self, request: profile_pb2.UndeleteProfileRequest, context: Context) -> Profile:
+        """Brings one of the user's profiles back."""
+        back = await self._store.undelete(_id_of(request.name), _seen(request.etag), self._clock())
+        return _found(back, request.name)
 
     async def GetTargets(self, request: profile_pb2.GetTargetsRequest, context: Context) -> profile_pb2.Targets:
         """Computes the daily targets of one of the user's profiles."""
@@ -94,7 +92,7 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         return targets
 
     async def _get(self, name: str) -> Profile:
-        return _found(await self._store.get(auth.user(), _id_of(name)), name)
+        return _found(await self._store.get(_id_of(name)), name)
 
     def _today(self) -> date:
         return self._clock().date()
@@ -118,6 +116,5 @@ def _found(profile: Profile | None, name: str) -> Profile:
     return profile
 
 
-def _check_etag(stored: Profile, etag: str) -> None:
-    if etag and etag != stored.etag:
-        raise errors.etag_mismatch(stored.name)
+def _seen(etag: str) -> Callable[[Profile], None]:
+    return lambda stored: etags.check(stored, etag)

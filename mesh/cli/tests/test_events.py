@@ -7,11 +7,12 @@ import pytest
 import sqlalchemy as sa
 from nourish.food.v1.food_pb2 import FoodsImported
 
-from mesh.cli.content import decoded
+from mesh.cli.content import corrected, decoded
 from mesh.cli.failure import Exit
 from mesh.local.nats import write_private
 from mesh.local.paths import Paths
 from mesh.runtime import database, events
+from mesh.runtime.events import dead, subjects
 
 
 class Planner:
@@ -79,6 +80,9 @@ def test_all_are_replayed_or_one_is_dropped(run, place, postgres_url, events_url
     assert run("events", "drop", first).exit_code == 0
     assert run("events", "drop", first).exit_code == Exit.USAGE
     assert run("events", "replay").exit_code == Exit.USAGE
+    assert run("events", "replay", "--all", "--set", "foods=1").exit_code == Exit.USAGE
+    refused = run("events", "replay", second, "--set", "foods=-1")
+    assert (refused.exit_code, "foods: must be greater than or equal to 0" in refused.stderr) == (Exit.USAGE, True)
     assert run("events", "replay", "--all").stdout == f"replayed {second}\n"
     postgres_runner.run(carried(postgres_url, events_url, Planner(0), [2]))
 
@@ -89,6 +93,34 @@ def test_sensitive_fields_are_not_shown_and_unknown_events_are_named():
     shown = decoded("nourish.profile.v1.Profile", Profile(name="profiles/1", weight_kg=80).SerializeToString())
     assert shown == {"content": {"name": "profiles/1"}, "masked": ["weight_kg"]}
     assert "no nourish.food.v1.Gone" in decoded("nourish.food.v1.Gone", b"")["content"]
+
+
+def test_a_corrected_message_keeps_all_that_was_not_named_and_the_limits_of_its_contract():
+    from nourish.profile.v1.profile_pb2 import Profile
+
+    stored = Profile(name="profiles/1", weight_kg=80, allergies=["nuts"], birth_date={"year": 1990, "month": 2})
+    unknown = stored.SerializeToString() + b"\xfa\x01\x01x"  # field 31, of a later contract
+    sets = ("displayName=Me", "birth_date.day=3", 'allergies=["eggs"]', "activity_level=ACTIVITY_LEVEL_LIGHT")
+    new = corrected("nourish.profile.v1.Profile", unknown, sets).SerializeToString()
+    assert new.endswith(b"\xfa\x01\x01x")
+    stored.birth_date.day = 3
+    stored.MergeFrom(Profile(display_name="Me", activity_level=2))
+    stored.allergies[:] = ["eggs"]
+    assert Profile.FromString(new.removesuffix(b"\xfa\x01\x01x")) == stored
+    for wrong in ("weight_kg=1", "weight=80", "weight_kg=heavy", "weight_kg", "=1"):
+        with pytest.raises(ValueError):
+            corrected("nourish.profile.v1.Profile", unknown, [wrong])
+    with pytest.raises(ValueError, match="nothing of it can be kept"):
+        corrected("nourish.profile.v1.Profile", b"\xff", ["weight_kg=80"])
+
+
+def test_a_corrected_event_goes_to_the_partition_of_its_new_key():
+    stored = {"id": 7, "event": "nourish.food.v1.FoodsImported", "group": "planner", "reason": "", "attempts": 1}
+    first = subjects.subject(stored["event"], subjects.partition("a"))
+    letter = dead.DeadLetter(**stored, time=None, subject=first, payload=b"", headers={subjects.EVENT_HEADER: "e"})
+    new = letter.corrected(FoodsImported(data="b"))
+    assert new.subject == subjects.subject(stored["event"], subjects.partition("b")) != first
+    assert new.headers == {subjects.EVENT_HEADER: "e", subjects.KEY_HEADER: "b"}
 
 
 def test_without_events_or_without_their_server_it_says_what_to_do(run, home):

@@ -74,9 +74,9 @@ def test_status_shows_which_endpoints_others_than_the_runner_hold_and_for_how_lo
     assert (source["name"], [e["instance"] for e in source["endpoints"]]) == ("worker", ["food-9"])
 
 
-def test_settings_are_shown_with_the_file_and_line_that_they_come_of(run, mesh, tmp_path):
+def test_settings_and_flags_are_shown_with_the_file_and_line_that_they_come_of(run, mesh, tmp_path):
     overlay = tmp_path / "more.yaml"
-    overlay.write_text("services: {food: {settings: {search.minScore: 0.4}}}")
+    overlay.write_text("services: {food: {settings: {search.minScore: 0.4}, flags: {new: {shares: {enabled: 10}}}}}")
     applied = run("apply", "-f", overlay, "--set", "services.food.settings.bold=[b]")
     assert "food: setting search.minScore none -> 0.4, no proxy" in applied.stdout, applied.stderr
     shown = {line.split()[1]: line.split() for line in run("settings", "food").stdout.splitlines()[1:]}
@@ -85,6 +85,9 @@ def test_settings_are_shown_with_the_file_and_line_that_they_come_of(run, mesh, 
     assert shown["bold"][2] == '"[b]"'
     first = json.loads(run("settings", "--json").stdout)[0]
     assert first == {"service": "food", "setting": "search.minScore", "value": 0.4, "origin": f"{mesh.values}:{number}"}
+    (flag,) = json.loads(run("flags", "--json").stdout)
+    assert (flag["service"], flag["flag"], flag["value"]) == ("food", "new", {"shares": {"enabled": 10}})
+    assert run("flags", "profile").stdout.startswith("the values have no flags")
     assert run("settings", "fod").exit_code == Exit.FAILED
     assert run("settings", "profile").stdout.startswith("the values have no settings")
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 import urllib.request
@@ -25,7 +26,9 @@ from mesh.local.background import detach, down
 from mesh.local.certificates import lagging
 from mesh.local.errors import AlreadyRunningError, PortTakenError, RefusedError
 from mesh.local.events import Event, InstanceState, State, read_state
+from mesh.local.guard import afterwards
 from mesh.local.paths import Paths
+from mesh.pytest.mesh import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES = ROOT / "helm" / "values.yaml"
@@ -68,12 +71,6 @@ async def until(done: Callable[[], object]) -> None:
         await asyncio.sleep(0.05)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def marked(paths: Paths) -> list[int]:
     """The processes of this mesh: those that carry its mark, and its PostgreSQL."""
     found = []
@@ -97,12 +94,10 @@ async def mesh() -> AsyncIterator[Running]:
         env.setenv("MESH_HOME", str(home))
         env.setenv("MESH_PORT", str(port))
         running = Running(Paths(home), port)
-        try:
+        with afterwards([sys.executable, "-m", "mesh.cli", "down", "--wipe"], cwd=ROOT, env=os.environ):
             await running.up()
             yield running
-        finally:
-            await down(home, wipe=True)
-            shutil.rmtree(home, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 async def test_the_edge_serves_as_soon_as_up_returns(mesh: Running) -> None:

@@ -13,9 +13,8 @@ from nourish.profile.v1 import profile_pb2
 
 from mesh.contract import Contract
 from mesh.replay.diff import HIDDEN, Difference, differences
-from mesh.replay.fields import ANY, is_map, is_sensitive
 from mesh.replay.frames import FrameError, messages
-from mesh.replay.mask import mask
+from mesh.runtime.sensitive import ANY, is_map, is_sensitive, mask
 
 CONTRACT = Contract.read()
 POOL = descriptor_pool.DescriptorPool()

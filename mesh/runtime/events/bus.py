@@ -23,12 +23,14 @@ STOP_SECONDS = 4.0  # of the 20 that a process has, 15 are for calls
 _log = logging.getLogger("mesh.runtime.events")
 
 
-class _Part(Protocol):
+class Part(Protocol):
     """Something that runs until it is stopped, and may be run again when it failed."""
 
-    async def run(self) -> None: ...
+    async def run(self) -> None:
+        """Works until it is stopped or has done all."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Ends `run` soon."""
 
 
 class Events:
@@ -83,7 +85,7 @@ async def carry(db: Database | None, *subscribers: object, url: str | None = Non
             await server.close()
 
 
-def _parts(server: Server, db: Database | None, subscribers: Sequence[object]) -> Iterator[_Part]:
+def _parts(server: Server, db: Database | None, subscribers: Sequence[object]) -> Iterator[Part]:
     work = Work.on(db) if db else None
     if db:
         yield Relay(db, server)
@@ -99,12 +101,12 @@ def _parts(server: Server, db: Database | None, subscribers: Sequence[object]) -
                     yield GroupConsumer(server, subscription, handle, work, group=group, partition=partition)
 
 
-async def _run(server: Server, address: str, parts: Sequence[_Part]) -> None:
+async def _run(server: Server, address: str, parts: Sequence[Part]) -> None:
     await server.connect(address, environment().instance)
-    await asyncio.gather(*(_keep(part) for part in parts))
+    await asyncio.gather(*(keep(part) for part in parts))
 
 
-async def _keep(part: _Part) -> None:
+async def keep(part: Part) -> None:
     """Runs a part until it ends by itself; after a failure again, with back-off."""
     failures = 0
     while True:

@@ -26,11 +26,13 @@ from mesh.runtime.events import dead, subjects
 from mesh.runtime.events.outbox import HEADERS
 from mesh.runtime.events.server import Pull, Server
 from mesh.runtime.events.subscriptions import Rejected, Subscription
+from mesh.runtime.telemetry import Tally, traces
 
 OUTAGE = Backoff("exponential", first=0.1, limit=5.0)
 EARLIER = timedelta(seconds=10)  # clocks differ: an observer gets what was published so long before its start, too
 IDLE_SECONDS = 120.0  # the server forgets an observer that is gone
 _HANDLED = "INSERT INTO runtime_inbox (consumer, event) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+_HANDLED_TOTAL = Tally("events_handled_total", "Events that a group's handler was given, by what came of it.")
 
 _log = logging.getLogger("mesh.runtime.events")
 Handle = Callable[..., Awaitable[None]]
@@ -83,10 +85,12 @@ class Consumer:
         """Bounds the handler's time, and lets its logs and calls carry the request id of who published."""
         carried = {name: value for name, value in (message.headers or {}).items() if name in HEADERS}
         deadline = asyncio.get_running_loop().time() + self._subscription.timeout
-        token = auth.current.set(auth.CallInfo(deadline, carried, bounded=True))
+        method = f"event {self._subscription.name}"
+        token = auth.current.set(auth.CallInfo(deadline, carried, bounded=True, method=method))
         try:
-            async with asyncio.timeout_at(deadline):
-                yield
+            with traces.span(method, traces.CONSUMER):
+                async with asyncio.timeout_at(deadline):
+                    yield
         finally:
             auth.current.reset(token)
 
@@ -143,6 +147,7 @@ class GroupConsumer(Consumer):
             await self._failed(message, attempt, error)
         else:
             await message.ack()
+            _HANDLED_TOTAL.add(consumer=self.name, outcome="handled")
 
     async def _while_engines_fail(self, message: Msg) -> None:
         failures = 0
@@ -172,6 +177,7 @@ class GroupConsumer(Consumer):
         final = isinstance(error, Rejected) or attempt >= self._subscription.attempts
         extra = {"consumer": self.name, "event": dead.id_of(message), "attempt": attempt, "dead": final}
         _log.error("an event could not be handled", extra=extra, exc_info=error)
+        _HANDLED_TOTAL.add(consumer=self.name, outcome="buried" if final else "again")
         if not final:
             await message.nak(self._subscription.backoff.seconds(attempt))
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from mesh.runtime.events import subjects
 from mesh.runtime.events.server import DEAD_STREAM, DEAD_SUBJECT, Server
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
     from nats.aio.msg import Msg
 
 GROUP, REASON, ATTEMPTS, SUBJECT = "nourish-group", "nourish-reason", "nourish-attempts", "nourish-subject"
@@ -34,6 +35,16 @@ class DeadLetter:
     subject: str
     payload: bytes
     headers: dict[str, str] = field(default_factory=dict)
+
+    def corrected(self, event: Message) -> DeadLetter:
+        """The letter with another content: the same event still, in the place of what its key is now."""
+        key = subjects.key_of(event)
+        return replace(
+            self,
+            payload=event.SerializeToString(),
+            subject=subjects.subject(self.event, subjects.partition(key)),
+            headers={**self.headers, subjects.KEY_HEADER: subjects.one_line(key)},
+        )
 
 
 def id_of(message: Msg) -> str:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import UTC, datetime
 
 import protovalidate
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime import auth
+from mesh.runtime import auth, clock
 from mesh.runtime.db import PUBLISHED
 from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
 
 CHANNEL = "runtime_outbox"  # what NOTIFY says when there may be rows
-HEADERS = (auth.REQUEST_ID_HEADER, "traceparent", "tracestate")  # of the call in which an event is published
+HEADERS = (
+    auth.REQUEST_ID_HEADER,
+    auth.TRACE_HEADER,
+    auth.TRACE_STATE_HEADER,
+)  # of the call in which an event is published
 _KEY_LOCKS = 0x6576  # any constant: the locks are per database
 # Whoever publishes for a key waits for those before to commit: then ids rise in the order of the commits.
 _INSERT = """
@@ -38,15 +41,15 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
         ValidationError: it breaks the field limits of the contract.
     """
     key, name = subjects.key_of(event), event.DESCRIPTOR.full_name
-    if environment().service not in ("", subjects.owner(name)):
+    if environment().service not in ("", subjects.owner(name)) and subjects.owner(name) != subjects.PLATFORM:
         raise ValueError(f"{name} is an event of {subjects.owner(name)}: {environment().service} cannot publish it")
     protovalidate.validate(event)
     id_ = uuid.uuid4().hex
     carried = auth.current.get().headers
     headers = {
         subjects.EVENT_HEADER: id_,
-        subjects.KEY_HEADER: _one_line(key),
-        subjects.TIME_HEADER: datetime.now(UTC).isoformat(timespec="milliseconds"),
+        subjects.KEY_HEADER: subjects.one_line(key),
+        subjects.TIME_HEADER: clock.now().isoformat(timespec="milliseconds"),
         **{name: carried[name] for name in HEADERS if name in carried},
     }
     subject = subjects.subject(name, subjects.partition(key))
@@ -54,8 +57,3 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
     await connection.exec_driver_sql(_INSERT, values)
     connection.info[PUBLISHED] = True
     return id_
-
-
-def _one_line(key: str) -> str:
-    """A key as a header can hold it: readable, for people; the partition is of the key itself."""
-    return key.encode("ascii", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from mesh.runtime import telemetry
 from mesh.runtime.db import Database
 from mesh.runtime.events import subjects
 from mesh.runtime.events.outbox import CHANNEL
@@ -28,6 +31,7 @@ _NEXT = "SELECT id, subject, headers, payload FROM runtime_outbox ORDER BY id LI
 _FORGET = "DELETE FROM runtime_inbox WHERE time < now() - interval '14 days'"  # twice as long as a stream holds events
 _FORGET_SECONDS = 3600.0
 _SENT = "DELETE FROM runtime_outbox WHERE id = ANY($1)"
+_RELAYED = telemetry.Tally("events_relayed_total", "Events that the relay brought to their stream.")
 _log = logging.getLogger("mesh.runtime.events")
 
 
@@ -38,6 +42,11 @@ class Relay:
         self._db, self._server = db, server
         self._stopping = False
         self._leads = False
+        self._oldest: float | None = None
+        telemetry.gauge("events_outbox_lag_seconds", "Since when the oldest event waits for the relay.", self._lag)
+
+    def _lag(self) -> float:
+        return time.time() - self._oldest if self._oldest else 0.0
 
     def stop(self) -> None:
         """Ends `run` when the outbox is empty, or another's business."""
@@ -59,6 +68,7 @@ class Relay:
             while not self._leads:
                 self._leads = await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK)
                 if not self._leads:
+                    self._oldest = None
                     if self._stopping:
                         return
                     if await self._woken():
@@ -75,6 +85,7 @@ class Relay:
                 await connection.execute(_FORGET)
                 forget = now + _FORGET_SECONDS
             rows = await connection.fetch(_NEXT, BATCH)
+            self._oldest = _published(rows[0]) if rows else None
             if rows:
                 await self._send(connection, rows)
             elif self._stopping:
@@ -102,6 +113,7 @@ class Relay:
             headers = json.loads(row["headers"])
             await self._server.publish(row["subject"], row["payload"], headers, headers[subjects.EVENT_HEADER])
             sent.append(row["id"])
+            _RELAYED.add()
 
     async def _woken(self) -> bool:
         """Waits until something was published here or, for who leads, anywhere; whether it was."""
@@ -117,3 +129,7 @@ class Relay:
     def _heard(self, connection: Any, pid: int, _channel: str, _payload: object) -> None:
         if self._leads and pid != connection.get_server_pid():
             self._db.published.set()
+
+
+def _published(row: asyncpg.Record) -> float:
+    return datetime.fromisoformat(json.loads(row["headers"])[subjects.TIME_HEADER]).timestamp()

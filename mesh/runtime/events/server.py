@@ -71,7 +71,11 @@ class Server:
     @property
     def streams(self) -> JetStreamContext:
         """JetStream's API."""
-        return self._client.jetstream(timeout=PUBLISH_SECONDS)
+        return self.jetstream(PUBLISH_SECONDS)
+
+    def jetstream(self, seconds: float) -> JetStreamContext:
+        """JetStream's API, whose requests take no longer than that."""
+        return self._client.jetstream(timeout=seconds)
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str], message_id: str) -> None:
         """Returns when the event is stored, once however often it is sent in two minutes.

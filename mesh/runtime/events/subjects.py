@@ -18,6 +18,7 @@ TIME_HEADER = "nourish-time"
 ONLY_HEADER = "nourish-only"  # the one group that takes it: a dead letter that is replayed
 PREFIX = "nourish."
 STREAM_PREFIX = "events-"
+PLATFORM = "mesh"  # the owner of events that any service publishes
 
 
 def key_of(message: Message) -> str:
@@ -30,6 +31,11 @@ def key_of(message: Message) -> str:
     if not options.HasExtension(policy_pb2.event):
         raise TypeError(f"{message.DESCRIPTOR.full_name} is no event: give it option (nourish.mesh.v1.event)")
     return str(getattr(message, options.Extensions[policy_pb2.event].key))
+
+
+def one_line(key: str) -> str:
+    """A key as a header can hold it: readable, for people; the partition is of the key itself."""
+    return key.encode("ascii", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
 
 
 def owner(full_name: str) -> str:

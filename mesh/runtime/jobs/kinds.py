@@ -28,6 +28,7 @@ class Kind:
     limit: int
     seconds: float
     cron: str
+    undoes: bool = False  # its method sees to it itself that it was told to stop
 
     @property
     def name(self) -> str:
@@ -63,7 +64,11 @@ def job(
         seconds: how long one try may take.
         cron: enqueues an empty message at these times (UTC), once over all instances: "0 3 * * *".
     """
-    kind = Kind(message, tries, backoff, limit, seconds, cron)
+    return marking(Kind(message, tries, backoff, limit, seconds, cron))
+
+
+def marking(kind: Kind) -> Callable[[Method], Method]:
+    """Marks a method as what does the jobs of a kind."""
 
     def mark(method: Method) -> Method:
         setattr(method, _MARK, kind)

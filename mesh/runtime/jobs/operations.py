@@ -49,7 +49,8 @@ class Operations:
             after = datetime.fromisoformat(cursor["time"]), str(cursor["id"])
         size = request.page_size or PAGE
         async with self._db.connection() as connection:
-            rows = await store.page(connection, auth.user(), after, size + 1)
+            found = await store.page(connection, auth.user(), after, size + 1)
+            rows = [await store.decrypted(connection, row) for row in found]
         shown, token = pages.cut(rows, size, _cursor, scope=request)
         return operations_pb2.ListOperationsResponse(operations=map(to_operation, shown), next_page_token=token)
 
@@ -95,9 +96,9 @@ class Operations:
     async def _get(self, name: str) -> Row:
         async with self._db.connection() as connection:
             row = await store.get(connection, _id(name))
-        if row is None or row.owner != auth.user() or operation_name(row.kind, row.id) != name:
-            raise errors.not_found(name)
-        return row
+            if row is None or row.owner != auth.user() or operation_name(row.kind, row.id) != name:
+                raise errors.not_found(name)
+            return await store.decrypted(connection, row)
 
 
 def to_operation(row: Row) -> Operation:

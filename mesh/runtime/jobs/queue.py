@@ -17,10 +17,17 @@ from pgqueuer.ports.driver import Driver, NotifyCallback
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
+from mesh.runtime.db import keys_of
 from mesh.runtime.jobs import store
 
 # Of the call that asks for a job. Not its token: that would be kept, and is over before most jobs begin.
-HEADERS = (auth.REQUEST_ID_HEADER, auth.USER_HEADER, auth.SCOPES_HEADER, "traceparent", "tracestate")
+HEADERS = (
+    auth.REQUEST_ID_HEADER,
+    auth.USER_HEADER,
+    auth.SCOPES_HEADER,
+    auth.TRACE_HEADER,
+    auth.TRACE_STATE_HEADER,
+)
 
 
 async def enqueue(
@@ -90,7 +97,7 @@ async def _enqueue(
         "kind": kind,
         "key": key,
         "owner": owner,
-        "argument": argument.SerializeToString(),
+        "argument": await keys_of(connection).dump(connection, argument, store.place_of(id_, "argument")),
         "headers": json.dumps({name: carried[name] for name in HEADERS if name in carried}),
         "priority": priority,
         "run_time": run_at,

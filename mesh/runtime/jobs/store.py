@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.runtime import auth
+from mesh.runtime.crypto.datakeys import is_dumped
+from mesh.runtime.db import keys_of
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 CHANGED = "runtime_job"  # what NOTIFY says with the id of a job that has changed
@@ -40,13 +45,23 @@ class Row(NamedTuple):
     end_time: datetime | None
 
     @property
+    def user(self) -> str:
+        """For whom it runs; '' for nobody."""
+        found: str = json.loads(self.headers).get(auth.USER_HEADER, "")
+        return found
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.end_time is not None
 
 
+_ENCRYPTED = ("argument", "progress", "response")  # if their messages have sensitive fields
 _COLUMNS = ", ".join(Row._fields)
 _MINE = "id = :id AND attempt = :attempt AND state = 'running'"
+# A saga (mesh.runtime.sagas) is a job that must not be left half done, nor forgotten while it waits for a human.
+_SAGA = "EXISTS (SELECT FROM runtime_saga WHERE runtime_saga.id = runtime_job.id)"
+_PARKED = "EXISTS (SELECT FROM runtime_saga WHERE runtime_saga.id = runtime_job.id AND parked)"
 _TELL = f"CASE WHEN owner <> '' THEN pg_notify('{CHANGED}', id) END"  # PostgreSQL commits notifiers one by one
 _INSERT = sa.text(
     """
@@ -91,9 +106,9 @@ _CANCEL = sa.text(
     f"""
     UPDATE runtime_job
     SET cancel_requested = true, update_time = now(),
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        error = CASE state WHEN 'queued' THEN :error ELSE error END,
-        end_time = CASE state WHEN 'queued' THEN now() END
+        state = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN 'cancelled' ELSE state END,
+        error = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN :error ELSE error END,
+        end_time = CASE WHEN state = 'queued' AND NOT {_SAGA} THEN now() END
     WHERE id = :id AND owner = coalesce(:owner, owner) AND end_time IS NULL
     RETURNING {_TELL}
     """  # noqa: S608 - constants
@@ -120,11 +135,14 @@ _NEWEST = sa.text(
     ORDER BY create_time DESC, id DESC LIMIT :limit
     """  # noqa: S608 - constants
 ).bindparams(sa.bindparam("state", type_=sa.Text))
-_FORGET = sa.text("DELETE FROM runtime_job WHERE id = :id AND end_time IS NOT NULL")
+_FORGET = sa.text(
+    f"DELETE FROM runtime_job WHERE id = :id AND end_time IS NOT NULL AND NOT {_PARKED}"  # noqa: S608 - constants
+)
 _CLEAN = sa.text(
-    """
+    f"""
     DELETE FROM runtime_job WHERE end_time < now() - :kept AND (state <> 'failed' OR end_time < now() - :kept_failed)
-    """
+      AND NOT {_PARKED}
+    """  # noqa: S608 - constants
 ).bindparams(sa.bindparam("kept", KEPT, sa.Interval), sa.bindparam("kept_failed", KEPT_FAILED, sa.Interval))
 # Jobs that are to be done and have no place in the queue: what the library could not write when a database failed.
 _LOST = sa.text(
@@ -136,6 +154,20 @@ _LOST = sa.text(
     """
 )
 _HAS_RUN = sa.text("SELECT EXISTS (SELECT FROM runtime_job WHERE id > :prefix AND id < :prefix || '~')")
+
+
+def place_of(id_: str, column: str) -> str:
+    """Where something of a job is stored, as its encryption takes it."""
+    return f"runtime_job.{column}/{id_}"
+
+
+async def decrypted(connection: AsyncConnection, row: Row) -> Row:
+    """The job with what is encrypted in it, of the user who asked for it, in the open."""
+    found = {name: stored for name in _ENCRYPTED if is_dumped(stored := getattr(row, name) or b"")}
+    keys, opened = keys_of(connection), row._asdict()
+    for name, stored in found.items():
+        opened[name] = await keys.load(connection, stored, place_of(row.id, name), row.user)
+    return Row(**opened)
 
 
 async def insert(connection: AsyncConnection, values: dict[str, Any]) -> timedelta | None:

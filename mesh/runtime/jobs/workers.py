@@ -8,13 +8,14 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from croniter import croniter
 from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager, RetryRequested
 from sqlalchemy import QueuePool
 
+from mesh.runtime import clock
 from mesh.runtime.backoff import Backoff
 from mesh.runtime.db import Database
 from mesh.runtime.environment import environment
@@ -166,15 +167,15 @@ async def _schedule(db: Database, handler: Handler) -> None:
     """Enqueues a job at each of its times. Its id is the time: whoever comes second adds none."""
     kind = handler.kind
     prefix = f"{kind.name}@"
-    due: datetime = croniter(kind.cron, datetime.now(UTC)).get_prev(datetime)  # type: ignore[no-untyped-call]
+    due: datetime = croniter(kind.cron, clock.now()).get_prev(datetime)  # type: ignore[no-untyped-call]
     missed = await _persistently(partial(_has_run, db, prefix))  # at the first start of all nothing was missed
     while True:
         if missed:
             await _persistently(partial(_enqueue_once, db, handler, prefix + due.isoformat()))
         missed = True
-        now = max(due, datetime.now(UTC))
+        now = max(due, clock.now())
         due = croniter(kind.cron, now).get_next(datetime)  # type: ignore[no-untyped-call]
-        await asyncio.sleep(max((due - datetime.now(UTC)).total_seconds(), 0.0))
+        await clock.until(due)
 
 
 async def _has_run(db: Database, prefix: str) -> bool:

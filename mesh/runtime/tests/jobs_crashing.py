@@ -79,7 +79,7 @@ async def prepare(url):
                 while (await connection.execute(sa.text("SELECT count(*) FROM pgqueuer"))).scalar_one():
                     await asyncio.sleep(0.02)
         async with db.transaction() as connection:
-            await connection.execute(sa.text("TRUNCATE effect, runtime_job"))
+            await connection.execute(sa.text("TRUNCATE effect, runtime_job CASCADE"))
 
 
 def forked(url, step):

@@ -1,10 +1,11 @@
-"""The contract of talk.proto, compiled on the spot, and what tests read of a failed call."""
+"""The contract of talk.proto, compiled on the spot as others are, and what tests read of a failed call."""
 
 from __future__ import annotations
 
 import sys
 import sysconfig
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,21 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
 
-def _compile() -> tuple[Any, Any]:
+def compiled(name: str) -> tuple[Any, Any]:
+    """The modules of a contract in this folder."""
     packages = Path(sysconfig.get_paths()["purelib"])
     with tempfile.TemporaryDirectory() as folder:
         includes = (HERE, ROOT / "protos", ROOT / ".deps/protos", packages / "grpc_tools/_proto", packages)
         flags = [*(f"-I{path}" for path in includes), f"--python_out={folder}", f"--grpc_python_out={folder}"]
-        assert protoc.main(["protoc", *flags, "talk.proto"]) == 0
+        assert protoc.main(["protoc", *flags, f"{name}.proto"]) == 0
         sys.path.insert(0, folder)
         try:
-            import talk_pb2
-            import talk_pb2_grpc
+            return import_module(f"{name}_pb2"), import_module(f"{name}_pb2_grpc")
         finally:
             sys.path.remove(folder)
-    return talk_pb2, talk_pb2_grpc
 
 
-pb, pb_grpc = _compile()
+pb, pb_grpc = compiled("talk")
 Line, SayRequest = pb.Line, pb.SayRequest
 Servicer, Stub = pb_grpc.TalkServiceServicer, pb_grpc.TalkServiceStub
 _KINDS = (

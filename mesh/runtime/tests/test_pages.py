@@ -1,7 +1,7 @@
 """Page tokens."""
 
 import base64
-import time
+from datetime import timedelta
 
 import pytest
 from nourish.food.v1.food_pb2 import ListFoodsRequest
@@ -9,11 +9,18 @@ from nourish.food.v1.food_pb2 import ListFoodsRequest
 from mesh.runtime import pages
 from mesh.runtime.auth import Principal
 from mesh.runtime.errors import ServiceError
+from mesh.runtime.testing import stopped_clock
 
 
 @pytest.fixture(autouse=True)
 def key():
     pages.configure(b"k" * 32)
+
+
+@pytest.fixture
+def time():
+    with stopped_clock() as clock:
+        yield clock
 
 
 def test_a_token_gives_its_cursor_back_for_the_same_arguments():
@@ -26,7 +33,7 @@ CHANGES = ["other arguments", "other user", "flipped", "truncated", "garbage", "
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_token_is_refused_when_it_was_not_made_for_this(change, monkeypatch):
+def test_a_token_is_refused_when_it_was_not_made_for_this(change, monkeypatch, time):
     token, scope = (
         pages.sign({"after": "x"}, scope=ListFoodsRequest(category="Soup")),
         ListFoodsRequest(category="Soup"),
@@ -37,8 +44,7 @@ def test_a_token_is_refused_when_it_was_not_made_for_this(change, monkeypatch):
         case "other user":
             monkeypatch.setattr(pages, "principal", lambda: Principal("bob", frozenset(), "edge"))
         case "expired":
-            later = time.time() + pages.LIFE_SECONDS + 1
-            monkeypatch.setattr(time, "time", lambda: later)
+            time.now += timedelta(seconds=pages.LIFE_SECONDS + 1)
         case "longer life":
             raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
             raw[pages._TAG_BYTES] += 1

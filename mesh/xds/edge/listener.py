@@ -13,7 +13,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     Rds,
 )
 
-from mesh.xds import pb
+from mesh.xds import pb, tracing
 from mesh.xds.edge import errors, filters, reach
 from mesh.xds.edge.routes import EDGE
 from mesh.xds.plan import NodePlan
@@ -38,6 +38,7 @@ LOGGED = {
     # Without the query, which may say what somebody searched for.
     "request": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)% %PATH(NQ:ORIG_OR_PATH)%",
     "method": "%ROUTE_NAME%",
+    "trace_id": "%TRACE_ID%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
 }
 
@@ -66,7 +67,7 @@ def _http(node: NodePlan) -> HttpConnectionManager:
         http_filters=filters.chain(node),
         local_reply_config=errors.replies(reach.methods(node)),
         access_log=[access_log.log(EDGE, **LOGGED)],
-        early_header_mutation_extensions=[headers.strip(*SPOOFABLE, names=SPOOFABLE_NAMES)],
+        early_header_mutation_extensions=[headers.strip(*SPOOFABLE, names=(*SPOOFABLE_NAMES, *tracing.HEADERS))],
         normalize_path=pb.true(),
         merge_slashes=True,
         path_with_escaped_slashes_action=slashes,
@@ -78,6 +79,7 @@ def _http(node: NodePlan) -> HttpConnectionManager:
         request_timeout=pb.seconds(REQUEST_SECONDS),
         stream_idle_timeout=pb.seconds(STREAM_IDLE_SECONDS),
     )
+    manager.MergeFrom(tracing.edge(node))
     _trust_nobody(manager)
     _protocols(manager)
     return manager

@@ -1,4 +1,4 @@
-"""SettingsService: to each service its own settings, as they are and after each edit that is in force."""
+"""SettingsService: to each service its own settings and flags, as they are and after each edit that is in force."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class SettingsService(settings_pb2_grpc.SettingsServiceServicer):
         self, request: settings_pb2.WatchSettingsRequest, context: Context
     ) -> AsyncIterator[settings_pb2.WatchSettingsResponse]:
         """All of the caller's, whenever they differ from what it was told last."""
-        told: dict[str, str] | None = None
+        told: tuple[dict[str, str], dict[str, str]] | None = None
         async for topology in self._in_force.each():
             service = topology.services.get(await _caller(topology, context))
-            settings = service.settings if service else {}
-            if settings != told:
-                told = settings
-                yield _answer(self._in_force.revision, settings)
+            now = (service.settings, service.flags) if service else ({}, {})
+            if now != told:
+                told = now
+                yield _answer(self._in_force.revision, *now)
 
 
 async def _caller(topology: Topology, context: Context) -> str:
@@ -75,8 +75,10 @@ async def _caller(topology: Topology, context: Context) -> str:
     return named[0]
 
 
-def _answer(revision: str, settings: dict[str, str]) -> settings_pb2.WatchSettingsResponse:
+def _answer(revision: str, settings: dict[str, str], flags: dict[str, str]) -> settings_pb2.WatchSettingsResponse:
     answer = settings_pb2.WatchSettingsResponse(revision=revision)
     for name, text in settings.items():
         json_format.ParseDict(json.loads(text), answer.settings[name])
+    for name, text in flags.items():
+        json_format.ParseDict(json.loads(text), answer.flags[name])
     return answer

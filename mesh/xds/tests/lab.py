@@ -186,6 +186,8 @@ class Lab:
             IDENTITY_DIR=self.identity / (identity or service),
             INBOUND_ADDRESS="127.0.0.1",
             INBOUND_PORT=0,
+            TELEMETRY_SOCKET=folder / "telemetry.sock",
+            METRICS_PORT=0,
         )
         (folder / "bootstrap.yaml").write_text(config)
         with (folder / "envoy.log").open("ab") as log:

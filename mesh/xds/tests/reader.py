@@ -1,4 +1,4 @@
-"""A service that answers every GetFood with a setting of its own: `python -m mesh.xds.tests.reader`."""
+"""A service that answers every GetFood with a setting, loud if a flag says so: `python -m mesh.xds.tests.reader`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 
 from nourish.food.v1 import food_pb2, food_pb2_grpc
 
-from mesh.runtime import Context, run, serve, setting
+from mesh.runtime import Context, flags, run, serve, setting
 
 GREETING = setting("reader.greeting", "by default")
 
 
 class Reader(food_pb2_grpc.FoodServiceServicer):
     async def GetFood(self, request: food_pb2.GetFoodRequest, context: Context) -> food_pb2.Food:
-        return food_pb2.Food(display_name=GREETING.value, category=str(os.getpid()))
+        said = GREETING.value.upper() if await flags.on("reader.loud") else GREETING.value
+        return food_pb2.Food(display_name=said, category=str(os.getpid()))
 
 
 async def main() -> None:

@@ -24,11 +24,11 @@ PATIENCE = 60  # seconds, for Envoys and processes on a machine that runs others
 FORGED = (("x-nourish-service", "front"), (CERTIFICATE, "URI=spiffe://nourish.local/ns/nourish/sa/front"))
 
 
-def values(store: str, front: str = "{}", weight: int = 0) -> str:
-    """The small mesh with these settings."""
+def values(store: str, front: str = "{}", weight: int = 0, flags: str = "{}") -> str:
+    """The small mesh with these settings, and flags of the store."""
     return f"""
 services:
-  store: {{settings: {store}, canary: {{replicas: 1, weight: {weight}}}}}
+  store: {{settings: {store}, flags: {flags}, canary: {{replicas: 1, weight: {weight}}}}}
   front: {{calls: [store], settings: {front}}}
 """
 
@@ -113,8 +113,13 @@ async def test_an_edit_is_seen_without_a_restart_and_touches_no_proxy_and_no_con
     assert list(after.proxies) == list(before.proxies)
     assert after.revision == answer.revision != before.revision
 
+    loud = values("{reader.greeting: two}", flags="{reader.loud: {rules: [{variant: enabled}]}}")
+    changed = 'store: flag reader.loud none -> {"rules": [{"variant": "enabled"}]}, no proxy'
+    assert list((await lab.apply(loud)).changes) == [changed]
+    await poll(lambda: reader.says("TWO"), PATIENCE)
+
     await lab.stop_control()
-    assert await reader.says() == "two"
+    assert await reader.says() == "TWO"
     await lab.start_control()
     assert (await lab.apply(values("{}"))).applied
     await poll(lambda: reader.says("by default"), PATIENCE)

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -20,12 +20,11 @@ from nourish.profile.v1.profile_pb2 import ActivityLevel, Diet, Goal, Profile, S
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 from sqlalchemy.dialects import postgresql
 
-from mesh.runtime.db import database
+from mesh.runtime.db import Rows, acting_for, database, housekeeping
 from mesh.runtime.testing import as_user, serve_in_memory
 from services.profile import store
 from services.profile.service import ProfileService
 
-pytest_plugins = ["mesh.runtime.testing"]
 MIGRATIONS = Path(store.__file__).parent / "migrations"
 ALICE = as_user("alice", "profile.read", "profile.write")
 BOB = as_user("bob", "profile.read", "profile.write")
@@ -47,8 +46,8 @@ def clock():
 
 
 @pytest_asyncio.fixture
-async def db(postgres_url):
-    async with database(MIGRATIONS, url=postgres_url, pool=5) as opened:
+async def db(postgres_url, keys):
+    async with database(MIGRATIONS, url=postgres_url, pool=5, keys=keys) as opened:
         yield opened
 
 
@@ -102,8 +101,9 @@ def update(stub, profile, *paths, user=ALICE):
 
 
 async def count(db):
-    async with db.connection() as connection:
-        return (await connection.execute(sa.select(sa.func.count()).select_from(store.profile_table))).scalar_one()
+    async with db.connection(Rows.EVERYONES) as connection:
+        counted = sa.select(sa.func.count()).select_from(store.profile_table).where(sa.text("delete_time IS NULL"))
+        return (await connection.execute(counted)).scalar_one()
 
 
 async def test_every_field_comes_back_as_it_was_sent(stub, clock):
@@ -311,17 +311,17 @@ async def test_a_page_token_is_good_for_its_user_only_and_cannot_be_forged(stub)
 async def test_the_last_of_many_pages_reads_no_more_than_the_first(db):
     """Counted in blocks, which no other load on the machine changes."""
     many = sa.text(
-        "INSERT INTO profile (id, owner, revision, create_time, update_time, display_name, sex, activity_level, goals,"
-        " allergies, conditions, medications, diet) SELECT 'p' || n, 'alice', 1, '2026-01-01'::timestamptz"
-        " + n * interval '1 s', now(), 'Me', 0, 0, '{}', '{}', '{}', '{}', 0 FROM generate_series(1, 20000) n"
+        "INSERT INTO profile (id, owner, revision, create_time, update_time, activity_level, goals, diet, sensitive)"
+        " SELECT 'p' || n, 'alice', 1, '2026-01-01'::timestamptz + n * interval '1 s', now(), 0, '{}', 0, ''"
+        " FROM generate_series(1, 20000) n"
     )
     blocks, found = [], []
-    async with db.connection() as connection:
+    async with acting_for("alice"), db.connection() as connection:
         await connection.execute(many)
         await connection.execute(sa.text("ANALYZE profile"))
         for seconds in (None, 19_990):
             after = seconds and (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds), "p19990")
-            text = store.page_statement("alice", after, 3).compile(
+            text = store.page_statement(after, 3).compile(
                 dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
             )
             plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {text}")
@@ -375,7 +375,75 @@ async def test_the_migrations_make_the_tables_that_the_store_uses(db):
         assert await connection.run_sync(differences) == []
 
 
-async def test_a_birth_date_is_stored_as_a_date(stub, db):
-    await create(stub)
+async def test_a_query_that_forgets_its_condition_sees_the_users_rows_alone(stub, db):
+    """There is no WHERE in these, whoever wrote them."""
+    hers, his = await create(stub), await create(stub, user=BOB)
+    for user, name in (("alice", hers.name), ("bob", his.name)):
+        async with acting_for(user), db.transaction() as connection:
+            assert await everything(connection) == [name.removeprefix("profiles/")]
+            changed = await connection.execute(store.profile_table.update().values(revision=7))
+            assert changed.rowcount == 1
     async with db.connection() as connection:
-        assert (await connection.execute(sa.select(store.profile_table.c.birth_date))).scalar_one() == date(1990, 5, 17)
+        assert await everything(connection) == []
+    async with db.connection(Rows.EVERYONES) as connection:
+        assert len(await everything(connection)) == 2
+
+
+async def everything(connection):
+    return (await connection.execute(sa.select(store.profile_table.c.id))).scalars().all()
+
+
+async def test_nobody_writes_a_row_for_another_user_or_for_none(db):
+    values = {"id": "x", "revision": 1, "create_time": sa.func.now(), "update_time": sa.func.now(), "diet": 0}
+    values |= {"activity_level": 0, "goals": [], "sensitive": b""}
+    for owner in ({"owner": "bob"}, {"owner": ""}):
+        with pytest.raises(sa.exc.DBAPIError, match="row-level security"):
+            async with acting_for("alice"), db.transaction() as connection:
+                await connection.execute(store.profile_table.insert().values({**values, **owner}))
+    with pytest.raises(sa.exc.DBAPIError, match=r"null value|row-level security"):
+        async with db.transaction() as connection:
+            await connection.execute(store.profile_table.insert().values(values))
+
+
+async def test_a_deleted_profile_is_gone_for_every_method_and_comes_back_as_it_was(stub, clock):
+    made = await create(stub)
+    await stub.DeleteProfile(pb.DeleteProfileRequest(name=made.name), metadata=ALICE)
+    for call in (
+        lambda: get(stub, made.name),
+        lambda: update(stub, Profile(name=made.name, weight_kg=99)),
+        lambda: stub.DeleteProfile(pb.DeleteProfileRequest(name=made.name), metadata=ALICE),
+        lambda: stub.GetTargets(pb.GetTargetsRequest(name=f"{made.name}/targets"), metadata=ALICE),
+        lambda: undelete(stub, made.name, user=BOB),
+    ):
+        async with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await call()
+    assert not (await stub.ListProfiles(pb.ListProfilesRequest(), metadata=ALICE)).profiles
+    (shown,) = (await stub.ListProfiles(pb.ListProfilesRequest(show_deleted=True), metadata=ALICE)).profiles
+    assert shown.delete_time.ToDatetime(UTC) == clock.now
+    assert shown.expire_time.ToDatetime(UTC) == clock.now + timedelta(days=30)
+    assert not (await stub.ListProfiles(pb.ListProfilesRequest(show_deleted=True), metadata=BOB)).profiles
+    async with refused(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+        await undelete(stub, made.name, made.etag)
+    back = await undelete(stub, made.name, shown.etag)
+    assert await undelete(stub, made.name, shown.etag) == back  # a retry does not fail on its own first attempt
+    made.etag = back.etag
+    assert back == await get(stub, made.name) == made
+
+
+async def test_a_deleted_profile_goes_for_good_after_its_time_and_no_other(stub, db, clock):
+    made = [await create(stub) for _ in range(3)]
+    for profile in made[:2]:
+        await stub.DeleteProfile(pb.DeleteProfileRequest(name=profile.name), metadata=ALICE)
+    clock.now += timedelta(days=30)
+    async with refused(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await undelete(stub, made[0].name)
+    expired = store.profile_table.update().where(store.profile_table.c.id == made[0].name.removeprefix("profiles/"))
+    async with db.transaction(Rows.EVERYONES) as connection:
+        await connection.execute(expired.values(expire_time=sa.text("now() - interval '1 s'")))
+    await housekeeping.once(db)
+    async with db.connection(Rows.EVERYONES) as connection:
+        assert sorted(await everything(connection)) == sorted(p.name.removeprefix("profiles/") for p in made[1:])
+
+
+def undelete(stub, name, etag="", user=ALICE):
+    return stub.UndeleteProfile(pb.UndeleteProfileRequest(name=name, etag=etag), metadata=user)

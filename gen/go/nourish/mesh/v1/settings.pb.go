@@ -59,13 +59,15 @@ func (*WatchSettingsRequest) Descriptor() ([]byte, []int) {
 	return file_nourish_mesh_v1_settings_proto_rawDescGZIP(), []int{0}
 }
 
-// All settings of a service.
+// All settings and flags of a service.
 type WatchSettingsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision of the values that they come of, as `mesh apply` names it.
 	Revision string `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// By name; each a string, a number or a bool.
-	Settings      map[string]*structpb.Value `protobuf:"bytes,2,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Settings map[string]*structpb.Value `protobuf:"bytes,2,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Feature flags by name, each as the values have it: variants, default, shares, rules.
+	Flags         map[string]*structpb.Struct `protobuf:"bytes,3,rep,name=flags,proto3" json:"flags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -114,18 +116,30 @@ func (x *WatchSettingsResponse) GetSettings() map[string]*structpb.Value {
 	return nil
 }
 
+func (x *WatchSettingsResponse) GetFlags() map[string]*structpb.Struct {
+	if x != nil {
+		return x.Flags
+	}
+	return nil
+}
+
 var File_nourish_mesh_v1_settings_proto protoreflect.FileDescriptor
 
 const file_nourish_mesh_v1_settings_proto_rawDesc = "" +
 	"\n" +
 	"\x1enourish/mesh/v1/settings.proto\x12\x0fnourish.mesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x16\n" +
-	"\x14WatchSettingsRequest\"\xda\x01\n" +
+	"\x14WatchSettingsRequest\"\xf6\x02\n" +
 	"\x15WatchSettingsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x12P\n" +
-	"\bsettings\x18\x02 \x03(\v24.nourish.mesh.v1.WatchSettingsResponse.SettingsEntryR\bsettings\x1aS\n" +
+	"\bsettings\x18\x02 \x03(\v24.nourish.mesh.v1.WatchSettingsResponse.SettingsEntryR\bsettings\x12G\n" +
+	"\x05flags\x18\x03 \x03(\v21.nourish.mesh.v1.WatchSettingsResponse.FlagsEntryR\x05flags\x1aS\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x012\xc6\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1aQ\n" +
+	"\n" +
+	"FlagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05value:\x028\x012\xc6\x01\n" +
 	"\x0fSettingsService\x12m\n" +
 	"\rWatchSettings\x12%.nourish.mesh.v1.WatchSettingsRequest\x1a&.nourish.mesh.v1.WatchSettingsResponse\"\v\xa2\xbb\x18\x04\x10\x03 \x01\x90\x02\x010\x01\x1aD\xa2\xbb\x18@\n" +
 	">A service's own settings, as they are and whenever they changeB\xaf\x01\n" +
@@ -143,23 +157,27 @@ func file_nourish_mesh_v1_settings_proto_rawDescGZIP() []byte {
 	return file_nourish_mesh_v1_settings_proto_rawDescData
 }
 
-var file_nourish_mesh_v1_settings_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_nourish_mesh_v1_settings_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_nourish_mesh_v1_settings_proto_goTypes = []any{
 	(*WatchSettingsRequest)(nil),  // 0: nourish.mesh.v1.WatchSettingsRequest
 	(*WatchSettingsResponse)(nil), // 1: nourish.mesh.v1.WatchSettingsResponse
 	nil,                           // 2: nourish.mesh.v1.WatchSettingsResponse.SettingsEntry
-	(*structpb.Value)(nil),        // 3: google.protobuf.Value
+	nil,                           // 3: nourish.mesh.v1.WatchSettingsResponse.FlagsEntry
+	(*structpb.Value)(nil),        // 4: google.protobuf.Value
+	(*structpb.Struct)(nil),       // 5: google.protobuf.Struct
 }
 var file_nourish_mesh_v1_settings_proto_depIdxs = []int32{
 	2, // 0: nourish.mesh.v1.WatchSettingsResponse.settings:type_name -> nourish.mesh.v1.WatchSettingsResponse.SettingsEntry
-	3, // 1: nourish.mesh.v1.WatchSettingsResponse.SettingsEntry.value:type_name -> google.protobuf.Value
-	0, // 2: nourish.mesh.v1.SettingsService.WatchSettings:input_type -> nourish.mesh.v1.WatchSettingsRequest
-	1, // 3: nourish.mesh.v1.SettingsService.WatchSettings:output_type -> nourish.mesh.v1.WatchSettingsResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 1: nourish.mesh.v1.WatchSettingsResponse.flags:type_name -> nourish.mesh.v1.WatchSettingsResponse.FlagsEntry
+	4, // 2: nourish.mesh.v1.WatchSettingsResponse.SettingsEntry.value:type_name -> google.protobuf.Value
+	5, // 3: nourish.mesh.v1.WatchSettingsResponse.FlagsEntry.value:type_name -> google.protobuf.Struct
+	0, // 4: nourish.mesh.v1.SettingsService.WatchSettings:input_type -> nourish.mesh.v1.WatchSettingsRequest
+	1, // 5: nourish.mesh.v1.SettingsService.WatchSettings:output_type -> nourish.mesh.v1.WatchSettingsResponse
+	5, // [5:6] is the sub-list for method output_type
+	4, // [4:5] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_nourish_mesh_v1_settings_proto_init() }
@@ -174,7 +192,7 @@ func file_nourish_mesh_v1_settings_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_mesh_v1_settings_proto_rawDesc), len(file_nourish_mesh_v1_settings_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

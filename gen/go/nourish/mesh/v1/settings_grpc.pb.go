@@ -29,7 +29,7 @@ const (
 // What the values give a service to read while it runs. A service calls it through its own sidecar, which says whose
 // settings they are; nobody obtains another's.
 type SettingsServiceClient interface {
-	// Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+	// Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
 	// It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
 	WatchSettings(ctx context.Context, in *WatchSettingsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSettingsResponse], error)
 }
@@ -68,7 +68,7 @@ type SettingsService_WatchSettingsClient = grpc.ServerStreamingClient[WatchSetti
 // What the values give a service to read while it runs. A service calls it through its own sidecar, which says whose
 // settings they are; nobody obtains another's.
 type SettingsServiceServer interface {
-	// Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+	// Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
 	// It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
 	WatchSettings(*WatchSettingsRequest, grpc.ServerStreamingServer[WatchSettingsResponse]) error
 	mustEmbedUnimplementedSettingsServiceServer()

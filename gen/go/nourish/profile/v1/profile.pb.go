@@ -324,7 +324,11 @@ type Profile struct {
 	// When it was added.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// When it was deleted; absent if it is not.
+	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
+	// When a deleted profile goes for good, 30 days after; absent if it is not deleted.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,6 +464,20 @@ func (x *Profile) GetCreateTime() *timestamppb.Timestamp {
 func (x *Profile) GetUpdateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.UpdateTime
+	}
+	return nil
+}
+
+func (x *Profile) GetDeleteTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeleteTime
+	}
+	return nil
+}
+
+func (x *Profile) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
 	}
 	return nil
 }
@@ -670,7 +688,9 @@ type ListProfilesRequest struct {
 	// At most how many; 50 if not set, never more than 500.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before, with all else as it was.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Deleted profiles too.
+	ShowDeleted   bool `protobuf:"varint,3,opt,name=show_deleted,json=showDeleted,proto3" json:"show_deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -717,6 +737,13 @@ func (x *ListProfilesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListProfilesRequest) GetShowDeleted() bool {
+	if x != nil {
+		return x.ShowDeleted
+	}
+	return false
 }
 
 // A page of profiles.
@@ -948,6 +975,61 @@ func (x *DeleteProfileRequest) GetAllowMissing() bool {
 	return false
 }
 
+// Undeletes a profile.
+type UndeleteProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `profiles/{profile}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The etag read before; if it is not the stored one the call is ABORTED.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteProfileRequest) Reset() {
+	*x = UndeleteProfileRequest{}
+	mi := &file_nourish_profile_v1_profile_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteProfileRequest) ProtoMessage() {}
+
+func (x *UndeleteProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nourish_profile_v1_profile_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteProfileRequest.ProtoReflect.Descriptor instead.
+func (*UndeleteProfileRequest) Descriptor() ([]byte, []int) {
+	return file_nourish_profile_v1_profile_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *UndeleteProfileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UndeleteProfileRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // Asks for the targets of a profile.
 type GetTargetsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -959,7 +1041,7 @@ type GetTargetsRequest struct {
 
 func (x *GetTargetsRequest) Reset() {
 	*x = GetTargetsRequest{}
-	mi := &file_nourish_profile_v1_profile_proto_msgTypes[8]
+	mi := &file_nourish_profile_v1_profile_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1053,7 @@ func (x *GetTargetsRequest) String() string {
 func (*GetTargetsRequest) ProtoMessage() {}
 
 func (x *GetTargetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nourish_profile_v1_profile_proto_msgTypes[8]
+	mi := &file_nourish_profile_v1_profile_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1066,7 @@ func (x *GetTargetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTargetsRequest.ProtoReflect.Descriptor instead.
 func (*GetTargetsRequest) Descriptor() ([]byte, []int) {
-	return file_nourish_profile_v1_profile_proto_rawDescGZIP(), []int{8}
+	return file_nourish_profile_v1_profile_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetTargetsRequest) GetName() string {
@@ -998,8 +1080,7 @@ var File_nourish_profile_v1_profile_proto protoreflect.FileDescriptor
 
 const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\n" +
-	" nourish/profile/v1/profile.proto\x12\x12nourish.profile.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x81\n" +
-	"\n" +
+	" nourish/profile/v1/profile.proto\x12\x12nourish.profile.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x93\v\n" +
 	"\aProfile\x12\x18\n" +
 	"\x04name\x18\x01 \x01(\tB\x04\xe2A\x01\bR\x04name\x12@\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\x1d\xe2A\x01\x01\xbaH\x10r\x0e\x18x2\n" +
@@ -1028,7 +1109,13 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"createTime\x12G\n" +
 	"\vupdate_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampB\n" +
 	"\xe2A\x01\x03\xa2\xbb\x18\x02\x10\x01R\n" +
-	"updateTime:A\xeaA>\n" +
+	"updateTime\x12G\n" +
+	"\vdelete_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xe2A\x01\x03\xa2\xbb\x18\x02\x10\x01R\n" +
+	"deleteTime\x12G\n" +
+	"\vexpire_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xe2A\x01\x03\xa2\xbb\x18\x02\x10\x01R\n" +
+	"expireTime:A\xeaA>\n" +
 	"\x15nourish.local/Profile\x12\x12profiles/{profile}*\bprofiles2\aprofileB\f\n" +
 	"\n" +
 	"_height_cmB\f\n" +
@@ -1054,11 +1141,12 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\x04_bmi\"p\n" +
 	"\x11GetProfileRequest\x12[\n" +
 	"\x04name\x18\x01 \x01(\tBG\xe2A\x01\x02\xfaA\x17\n" +
-	"\x15nourish.local/Profile\xbaH&r$2\"^profiles/[a-z0-9][a-z0-9-]{0,62}$R\x04name\"o\n" +
+	"\x15nourish.local/Profile\xbaH&r$2\"^profiles/[a-z0-9][a-z0-9-]{0,62}$R\x04name\"\x98\x01\n" +
 	"\x13ListProfilesRequest\x12+\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\x0e\xe2A\x01\x01\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12+\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\f\xe2A\x01\x01\xbaH\x05r\x03\x18\xe8\aR\tpageToken\"\x7f\n" +
+	"page_token\x18\x02 \x01(\tB\f\xe2A\x01\x01\xbaH\x05r\x03\x18\xe8\aR\tpageToken\x12'\n" +
+	"\fshow_deleted\x18\x03 \x01(\bB\x04\xe2A\x01\x01R\vshowDeleted\"\x7f\n" +
 	"\x14ListProfilesResponse\x127\n" +
 	"\bprofiles\x18\x01 \x03(\v2\x1b.nourish.profile.v1.ProfileR\bprofiles\x12.\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tB\x06\xa2\xbb\x18\x02\x10\x01R\rnextPageToken\"\x89\x01\n" +
@@ -1077,7 +1165,11 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tBG\xe2A\x01\x02\xfaA\x17\n" +
 	"\x15nourish.local/Profile\xbaH&r$2\"^profiles/[a-z0-9][a-z0-9-]{0,62}$R\x04name\x12\x1f\n" +
 	"\x04etag\x18\x02 \x01(\tB\v\xe2A\x01\x01\xbaH\x04r\x02\x18@R\x04etag\x12)\n" +
-	"\rallow_missing\x18\x03 \x01(\bB\x04\xe2A\x01\x01R\fallowMissing\"x\n" +
+	"\rallow_missing\x18\x03 \x01(\bB\x04\xe2A\x01\x01R\fallowMissing\"\x96\x01\n" +
+	"\x16UndeleteProfileRequest\x12[\n" +
+	"\x04name\x18\x01 \x01(\tBG\xe2A\x01\x02\xfaA\x17\n" +
+	"\x15nourish.local/Profile\xbaH&r$2\"^profiles/[a-z0-9][a-z0-9-]{0,62}$R\x04name\x12\x1f\n" +
+	"\x04etag\x18\x02 \x01(\tB\v\xe2A\x01\x01\xbaH\x04r\x02\x18@R\x04etag\"x\n" +
 	"\x11GetTargetsRequest\x12c\n" +
 	"\x04name\x18\x01 \x01(\tBO\xe2A\x01\x02\xfaA\x17\n" +
 	"\x15nourish.local/Targets\xbaH.r,2*^profiles/[a-z0-9][a-z0-9-]{0,62}/targets$R\x04name*8\n" +
@@ -1113,7 +1205,7 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\n" +
 	"DIET_HALAL\x10\t\x12\x0f\n" +
 	"\vDIET_KOSHER\x10\n" +
-	"2\xbf\b\n" +
+	"2\xf0\t\n" +
 	"\x0eProfileService\x12\x97\x01\n" +
 	"\n" +
 	"GetProfile\x12%.nourish.profile.v1.GetProfileRequest\x1a\x1b.nourish.profile.v1.Profile\"E\xdaA\x04name\xa2\xbb\x18\x16\n" +
@@ -1125,7 +1217,9 @@ const file_nourish_profile_v1_profile_proto_rawDesc = "" +
 	"\rUpdateProfile\x12(.nourish.profile.v1.UpdateProfileRequest\x1a\x1b.nourish.profile.v1.Profile\"f\xdaA\x13profile,update_mask\xa2\xbb\x18\x17\n" +
 	"\x02\b\x03\x10\x02\x1a\rprofile.write \x03\x82\xd3\xe4\x93\x02,:\aprofile2!/api/v1/{profile.name=profiles/*}\x90\x02\x02\x12\x99\x01\n" +
 	"\rDeleteProfile\x12(.nourish.profile.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"F\xdaA\x04name\xa2\xbb\x18\x17\n" +
-	"\x02\b\x03\x10\x02\x1a\rprofile.write \x03\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/{name=profiles/*}\x90\x02\x02\x12\x9f\x01\n" +
+	"\x02\b\x03\x10\x02\x1a\rprofile.write \x03\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/{name=profiles/*}\x90\x02\x02\x12\xae\x01\n" +
+	"\x0fUndeleteProfile\x12*.nourish.profile.v1.UndeleteProfileRequest\x1a\x1b.nourish.profile.v1.Profile\"R\xdaA\x04name\xa2\xbb\x18\x17\n" +
+	"\x02\b\x03\x10\x02\x1a\rprofile.write \x03\x82\xd3\xe4\x93\x02':\x01*\"\"/api/v1/{name=profiles/*}:undelete\x90\x02\x02\x12\x9f\x01\n" +
 	"\n" +
 	"GetTargets\x12%.nourish.profile.v1.GetTargetsRequest\x1a\x1b.nourish.profile.v1.Targets\"M\xdaA\x04name\xa2\xbb\x18\x16\n" +
 	"\x02\b\x02\x10\x02\x1a\fprofile.read \x01\x82\xd3\xe4\x93\x02#\x12!/api/v1/{name=profiles/*/targets}\x90\x02\x01\x1aR\xcaA\rnourish.local\xa2\xbb\x18>\n" +
@@ -1145,55 +1239,60 @@ func file_nourish_profile_v1_profile_proto_rawDescGZIP() []byte {
 }
 
 var file_nourish_profile_v1_profile_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_nourish_profile_v1_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_nourish_profile_v1_profile_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_nourish_profile_v1_profile_proto_goTypes = []any{
-	(Sex)(0),                      // 0: nourish.profile.v1.Sex
-	(ActivityLevel)(0),            // 1: nourish.profile.v1.ActivityLevel
-	(Goal)(0),                     // 2: nourish.profile.v1.Goal
-	(Diet)(0),                     // 3: nourish.profile.v1.Diet
-	(*Profile)(nil),               // 4: nourish.profile.v1.Profile
-	(*Targets)(nil),               // 5: nourish.profile.v1.Targets
-	(*GetProfileRequest)(nil),     // 6: nourish.profile.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 7: nourish.profile.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 8: nourish.profile.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 9: nourish.profile.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 10: nourish.profile.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 11: nourish.profile.v1.DeleteProfileRequest
-	(*GetTargetsRequest)(nil),     // 12: nourish.profile.v1.GetTargetsRequest
-	(*date.Date)(nil),             // 13: google.type.Date
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 15: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 16: google.protobuf.Empty
+	(Sex)(0),                       // 0: nourish.profile.v1.Sex
+	(ActivityLevel)(0),             // 1: nourish.profile.v1.ActivityLevel
+	(Goal)(0),                      // 2: nourish.profile.v1.Goal
+	(Diet)(0),                      // 3: nourish.profile.v1.Diet
+	(*Profile)(nil),                // 4: nourish.profile.v1.Profile
+	(*Targets)(nil),                // 5: nourish.profile.v1.Targets
+	(*GetProfileRequest)(nil),      // 6: nourish.profile.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),    // 7: nourish.profile.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),   // 8: nourish.profile.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),   // 9: nourish.profile.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),   // 10: nourish.profile.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),   // 11: nourish.profile.v1.DeleteProfileRequest
+	(*UndeleteProfileRequest)(nil), // 12: nourish.profile.v1.UndeleteProfileRequest
+	(*GetTargetsRequest)(nil),      // 13: nourish.profile.v1.GetTargetsRequest
+	(*date.Date)(nil),              // 14: google.type.Date
+	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),  // 16: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),          // 17: google.protobuf.Empty
 }
 var file_nourish_profile_v1_profile_proto_depIdxs = []int32{
 	0,  // 0: nourish.profile.v1.Profile.sex:type_name -> nourish.profile.v1.Sex
-	13, // 1: nourish.profile.v1.Profile.birth_date:type_name -> google.type.Date
+	14, // 1: nourish.profile.v1.Profile.birth_date:type_name -> google.type.Date
 	1,  // 2: nourish.profile.v1.Profile.activity_level:type_name -> nourish.profile.v1.ActivityLevel
 	2,  // 3: nourish.profile.v1.Profile.goals:type_name -> nourish.profile.v1.Goal
 	3,  // 4: nourish.profile.v1.Profile.diet:type_name -> nourish.profile.v1.Diet
-	14, // 5: nourish.profile.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	14, // 6: nourish.profile.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 7: nourish.profile.v1.ListProfilesResponse.profiles:type_name -> nourish.profile.v1.Profile
-	4,  // 8: nourish.profile.v1.CreateProfileRequest.profile:type_name -> nourish.profile.v1.Profile
-	4,  // 9: nourish.profile.v1.UpdateProfileRequest.profile:type_name -> nourish.profile.v1.Profile
-	15, // 10: nourish.profile.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	6,  // 11: nourish.profile.v1.ProfileService.GetProfile:input_type -> nourish.profile.v1.GetProfileRequest
-	7,  // 12: nourish.profile.v1.ProfileService.ListProfiles:input_type -> nourish.profile.v1.ListProfilesRequest
-	9,  // 13: nourish.profile.v1.ProfileService.CreateProfile:input_type -> nourish.profile.v1.CreateProfileRequest
-	10, // 14: nourish.profile.v1.ProfileService.UpdateProfile:input_type -> nourish.profile.v1.UpdateProfileRequest
-	11, // 15: nourish.profile.v1.ProfileService.DeleteProfile:input_type -> nourish.profile.v1.DeleteProfileRequest
-	12, // 16: nourish.profile.v1.ProfileService.GetTargets:input_type -> nourish.profile.v1.GetTargetsRequest
-	4,  // 17: nourish.profile.v1.ProfileService.GetProfile:output_type -> nourish.profile.v1.Profile
-	8,  // 18: nourish.profile.v1.ProfileService.ListProfiles:output_type -> nourish.profile.v1.ListProfilesResponse
-	4,  // 19: nourish.profile.v1.ProfileService.CreateProfile:output_type -> nourish.profile.v1.Profile
-	4,  // 20: nourish.profile.v1.ProfileService.UpdateProfile:output_type -> nourish.profile.v1.Profile
-	16, // 21: nourish.profile.v1.ProfileService.DeleteProfile:output_type -> google.protobuf.Empty
-	5,  // 22: nourish.profile.v1.ProfileService.GetTargets:output_type -> nourish.profile.v1.Targets
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	15, // 5: nourish.profile.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	15, // 6: nourish.profile.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	15, // 7: nourish.profile.v1.Profile.delete_time:type_name -> google.protobuf.Timestamp
+	15, // 8: nourish.profile.v1.Profile.expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 9: nourish.profile.v1.ListProfilesResponse.profiles:type_name -> nourish.profile.v1.Profile
+	4,  // 10: nourish.profile.v1.CreateProfileRequest.profile:type_name -> nourish.profile.v1.Profile
+	4,  // 11: nourish.profile.v1.UpdateProfileRequest.profile:type_name -> nourish.profile.v1.Profile
+	16, // 12: nourish.profile.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	6,  // 13: nourish.profile.v1.ProfileService.GetProfile:input_type -> nourish.profile.v1.GetProfileRequest
+	7,  // 14: nourish.profile.v1.ProfileService.ListProfiles:input_type -> nourish.profile.v1.ListProfilesRequest
+	9,  // 15: nourish.profile.v1.ProfileService.CreateProfile:input_type -> nourish.profile.v1.CreateProfileRequest
+	10, // 16: nourish.profile.v1.ProfileService.UpdateProfile:input_type -> nourish.profile.v1.UpdateProfileRequest
+	11, // 17: nourish.profile.v1.ProfileService.DeleteProfile:input_type -> nourish.profile.v1.DeleteProfileRequest
+	12, // 18: nourish.profile.v1.ProfileService.UndeleteProfile:input_type -> nourish.profile.v1.UndeleteProfileRequest
+	13, // 19: nourish.profile.v1.ProfileService.GetTargets:input_type -> nourish.profile.v1.GetTargetsRequest
+	4,  // 20: nourish.profile.v1.ProfileService.GetProfile:output_type -> nourish.profile.v1.Profile
+	8,  // 21: nourish.profile.v1.ProfileService.ListProfiles:output_type -> nourish.profile.v1.ListProfilesResponse
+	4,  // 22: nourish.profile.v1.ProfileService.CreateProfile:output_type -> nourish.profile.v1.Profile
+	4,  // 23: nourish.profile.v1.ProfileService.UpdateProfile:output_type -> nourish.profile.v1.Profile
+	17, // 24: nourish.profile.v1.ProfileService.DeleteProfile:output_type -> google.protobuf.Empty
+	4,  // 25: nourish.profile.v1.ProfileService.UndeleteProfile:output_type -> nourish.profile.v1.Profile
+	5,  // 26: nourish.profile.v1.ProfileService.GetTargets:output_type -> nourish.profile.v1.Targets
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_nourish_profile_v1_profile_proto_init() }
@@ -1209,7 +1308,7 @@ func file_nourish_profile_v1_profile_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nourish_profile_v1_profile_proto_rawDesc), len(file_nourish_profile_v1_profile_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,12 +20,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProfileService_GetProfile_FullMethodName    = "/nourish.profile.v1.ProfileService/GetProfile"
-	ProfileService_ListProfiles_FullMethodName  = "/nourish.profile.v1.ProfileService/ListProfiles"
-	ProfileService_CreateProfile_FullMethodName = "/nourish.profile.v1.ProfileService/CreateProfile"
-	ProfileService_UpdateProfile_FullMethodName = "/nourish.profile.v1.ProfileService/UpdateProfile"
-	ProfileService_DeleteProfile_FullMethodName = "/nourish.profile.v1.ProfileService/DeleteProfile"
-	ProfileService_GetTargets_FullMethodName    = "/nourish.profile.v1.ProfileService/GetTargets"
+	ProfileService_GetProfile_FullMethodName      = "/nourish.profile.v1.ProfileService/GetProfile"
+	ProfileService_ListProfiles_FullMethodName    = "/nourish.profile.v1.ProfileService/ListProfiles"
+	ProfileService_CreateProfile_FullMethodName   = "/nourish.profile.v1.ProfileService/CreateProfile"
+	ProfileService_UpdateProfile_FullMethodName   = "/nourish.profile.v1.ProfileService/UpdateProfile"
+	ProfileService_DeleteProfile_FullMethodName   = "/nourish.profile.v1.ProfileService/DeleteProfile"
+	ProfileService_UndeleteProfile_FullMethodName = "/nourish.profile.v1.ProfileService/UndeleteProfile"
+	ProfileService_GetTargets_FullMethodName      = "/nourish.profile.v1.ProfileService/GetTargets"
 )
 
 // ProfileServiceClient is the client API for ProfileService service.
@@ -42,8 +43,12 @@ type ProfileServiceClient interface {
 	CreateProfile(ctx context.Context, in *CreateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	// Changes one of the caller's profiles: the fields in update_mask, or all that are set when there is no mask.
 	UpdateProfile(ctx context.Context, in *UpdateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
-	// Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set.
+	// Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+	// Deleting what is not there is NOT_FOUND unless allow_missing is set.
 	DeleteProfile(ctx context.Context, in *DeleteProfileRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+	// passed is NOT_FOUND.
+	UndeleteProfile(ctx context.Context, in *UndeleteProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	// Computes body mass index, resting energy and the daily targets of one of the caller's profiles as it stands now.
 	// FAILED_PRECONDITION, naming the fields, if the profile lacks what the formulas need.
 	GetTargets(ctx context.Context, in *GetTargetsRequest, opts ...grpc.CallOption) (*Targets, error)
@@ -107,6 +112,16 @@ func (c *profileServiceClient) DeleteProfile(ctx context.Context, in *DeleteProf
 	return out, nil
 }
 
+func (c *profileServiceClient) UndeleteProfile(ctx context.Context, in *UndeleteProfileRequest, opts ...grpc.CallOption) (*Profile, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Profile)
+	err := c.cc.Invoke(ctx, ProfileService_UndeleteProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *profileServiceClient) GetTargets(ctx context.Context, in *GetTargetsRequest, opts ...grpc.CallOption) (*Targets, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Targets)
@@ -131,8 +146,12 @@ type ProfileServiceServer interface {
 	CreateProfile(context.Context, *CreateProfileRequest) (*Profile, error)
 	// Changes one of the caller's profiles: the fields in update_mask, or all that are set when there is no mask.
 	UpdateProfile(context.Context, *UpdateProfileRequest) (*Profile, error)
-	// Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set.
+	// Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+	// Deleting what is not there is NOT_FOUND unless allow_missing is set.
 	DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error)
+	// Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+	// passed is NOT_FOUND.
+	UndeleteProfile(context.Context, *UndeleteProfileRequest) (*Profile, error)
 	// Computes body mass index, resting energy and the daily targets of one of the caller's profiles as it stands now.
 	// FAILED_PRECONDITION, naming the fields, if the profile lacks what the formulas need.
 	GetTargets(context.Context, *GetTargetsRequest) (*Targets, error)
@@ -160,6 +179,9 @@ func (UnimplementedProfileServiceServer) UpdateProfile(context.Context, *UpdateP
 }
 func (UnimplementedProfileServiceServer) DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteProfile not implemented")
+}
+func (UnimplementedProfileServiceServer) UndeleteProfile(context.Context, *UndeleteProfileRequest) (*Profile, error) {
+	return nil, status.Error(codes.Unimplemented, "method UndeleteProfile not implemented")
 }
 func (UnimplementedProfileServiceServer) GetTargets(context.Context, *GetTargetsRequest) (*Targets, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTargets not implemented")
@@ -275,6 +297,24 @@ func _ProfileService_DeleteProfile_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProfileService_UndeleteProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndeleteProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProfileServiceServer).UndeleteProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProfileService_UndeleteProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProfileServiceServer).UndeleteProfile(ctx, req.(*UndeleteProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ProfileService_GetTargets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTargetsRequest)
 	if err := dec(in); err != nil {
@@ -319,6 +359,10 @@ var ProfileService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteProfile",
 			Handler:    _ProfileService_DeleteProfile_Handler,
+		},
+		{
+			MethodName: "UndeleteProfile",
+			Handler:    _ProfileService_UndeleteProfile_Handler,
 		},
 		{
 			MethodName: "GetTargets",

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from nourish.mesh.v1 import policy_pb2 as nourish_dot_mesh_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enourish/mesh/v1/settings.proto\x12\x0fnourish.mesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x16\n\x14WatchSettingsRequest\"\xda\x01\n\x15WatchSettingsResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12P\n\x08settings\x18\x02 \x03(\x0b\x32\x34.nourish.mesh.v1.WatchSettingsResponse.SettingsEntryR\x08settings\x1aS\n\rSettingsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01\x32\xc6\x01\n\x0fSettingsService\x12m\n\rWatchSettings\x12%.nourish.mesh.v1.WatchSettingsRequest\x1a&.nourish.mesh.v1.WatchSettingsResponse\"\x0b\x90\x02\x01\xa2\xbb\x18\x04\x10\x03 \x01\x30\x01\x1a\x44\xa2\xbb\x18@\n>A service\'s own settings, as they are and whenever they changeB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1enourish/mesh/v1/settings.proto\x12\x0fnourish.mesh.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cnourish/mesh/v1/policy.proto\"\x16\n\x14WatchSettingsRequest\"\xf6\x02\n\x15WatchSettingsResponse\x12\x1a\n\x08revision\x18\x01 \x01(\tR\x08revision\x12P\n\x08settings\x18\x02 \x03(\x0b\x32\x34.nourish.mesh.v1.WatchSettingsResponse.SettingsEntryR\x08settings\x12G\n\x05\x66lags\x18\x03 \x03(\x0b\x32\x31.nourish.mesh.v1.WatchSettingsResponse.FlagsEntryR\x05\x66lags\x1aS\n\rSettingsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value:\x02\x38\x01\x1aQ\n\nFlagsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructR\x05value:\x02\x38\x01\x32\xc6\x01\n\x0fSettingsService\x12m\n\rWatchSettings\x12%.nourish.mesh.v1.WatchSettingsRequest\x1a&.nourish.mesh.v1.WatchSettingsResponse\"\x0b\x90\x02\x01\xa2\xbb\x18\x04\x10\x03 \x01\x30\x01\x1a\x44\xa2\xbb\x18@\n>A service\'s own settings, as they are and whenever they changeB-Z+nourish.local/gen/go/nourish/mesh/v1;meshv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z+nourish.local/gen/go/nourish/mesh/v1;meshv1'
   _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._loaded_options = None
   _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_WATCHSETTINGSRESPONSE_FLAGSENTRY']._loaded_options = None
+  _globals['_WATCHSETTINGSRESPONSE_FLAGSENTRY']._serialized_options = b'8\001'
   _globals['_SETTINGSSERVICE']._loaded_options = None
   _globals['_SETTINGSSERVICE']._serialized_options = b'\242\273\030@\n>A service\'s own settings, as they are and whenever they change'
   _globals['_SETTINGSSERVICE'].methods_by_name['WatchSettings']._loaded_options = None
@@ -43,9 +45,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSETTINGSREQUEST']._serialized_start=111
   _globals['_WATCHSETTINGSREQUEST']._serialized_end=133
   _globals['_WATCHSETTINGSRESPONSE']._serialized_start=136
-  _globals['_WATCHSETTINGSRESPONSE']._serialized_end=354
-  _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._serialized_start=271
-  _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._serialized_end=354
-  _globals['_SETTINGSSERVICE']._serialized_start=357
-  _globals['_SETTINGSSERVICE']._serialized_end=555
+  _globals['_WATCHSETTINGSRESPONSE']._serialized_end=510
+  _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._serialized_start=344
+  _globals['_WATCHSETTINGSRESPONSE_SETTINGSENTRY']._serialized_end=427
+  _globals['_WATCHSETTINGSRESPONSE_FLAGSENTRY']._serialized_start=429
+  _globals['_WATCHSETTINGSRESPONSE_FLAGSENTRY']._serialized_end=510
+  _globals['_SETTINGSSERVICE']._serialized_start=513
+  _globals['_SETTINGSSERVICE']._serialized_end=711
 # @@protoc_insertion_point(module_scope)

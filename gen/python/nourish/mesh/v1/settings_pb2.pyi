@@ -38,7 +38,7 @@ Global___WatchSettingsRequest: _TypeAlias = WatchSettingsRequest  # noqa: Y015
 
 @_typing.final
 class WatchSettingsResponse(_message.Message):
-    """All settings of a service."""
+    """All settings and flags of a service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,23 +63,50 @@ class WatchSettingsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FlagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _struct_pb2.Struct: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REVISION_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
     """The revision of the values that they come of, as `mesh apply` names it."""
     @_builtins.property
     def settings(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
         """By name; each a string, a number or a bool."""
 
+    @_builtins.property
+    def flags(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Struct]:
+        """Feature flags by name, each as the values have it: variants, default, shares, rules."""
+
     def __init__(
         self,
         *,
         revision: _builtins.str = ...,
         settings: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
+        flags: _abc.Mapping[_builtins.str, _struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flags", b"flags", "revision", b"revision", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

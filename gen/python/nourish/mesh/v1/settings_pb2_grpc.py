@@ -49,7 +49,7 @@ class SettingsServiceServicer:
     """
 
     def WatchSettings(self, request, context):
-        """Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+        """Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
         It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,7 +36,7 @@ class SettingsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SettingsServiceAsyncStub: ...
     WatchSettings: _grpc.UnaryStreamMultiCallable[_settings_pb2.WatchSettingsRequest, _settings_pb2.WatchSettingsResponse]
-    """Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+    """Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
     It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
     """
 
@@ -48,7 +48,7 @@ class SettingsServiceAsyncStub(SettingsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchSettings: _aio.UnaryStreamMultiCallable[_settings_pb2.WatchSettingsRequest, _settings_pb2.WatchSettingsResponse]  # type: ignore[assignment]
-    """Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+    """Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
     It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
     """
 
@@ -63,7 +63,7 @@ class SettingsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _settings_pb2.WatchSettingsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_settings_pb2.WatchSettingsResponse], _abc.AsyncIterator[_settings_pb2.WatchSettingsResponse]]:
-        """Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+        """Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
         It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
         """
 

@@ -191,6 +191,8 @@ class Profile(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name, `profiles/{profile}`. Set by the service."""
     display_name: _builtins.str
@@ -235,6 +237,14 @@ class Profile(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; absent if it is not."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When a deleted profile goes for good, 30 days after; absent if it is not deleted."""
+
     def __init__(
         self,
         *,
@@ -253,10 +263,12 @@ class Profile(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_height_cm", b"_height_cm", "_weight_kg", b"_weight_kg", "birth_date", b"birth_date", "create_time", b"create_time", "height_cm", b"height_cm", "update_time", b"update_time", "weight_kg", b"weight_kg"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_height_cm", b"_height_cm", "_weight_kg", b"_weight_kg", "birth_date", b"birth_date", "create_time", b"create_time", "delete_time", b"delete_time", "expire_time", b"expire_time", "height_cm", b"height_cm", "update_time", b"update_time", "weight_kg", b"weight_kg"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_height_cm", b"_height_cm", "_weight_kg", b"_weight_kg", "activity_level", b"activity_level", "allergies", b"allergies", "birth_date", b"birth_date", "conditions", b"conditions", "create_time", b"create_time", "diet", b"diet", "display_name", b"display_name", "etag", b"etag", "goals", b"goals", "height_cm", b"height_cm", "medications", b"medications", "name", b"name", "sex", b"sex", "update_time", b"update_time", "weight_kg", b"weight_kg"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_height_cm", b"_height_cm", "_weight_kg", b"_weight_kg", "activity_level", b"activity_level", "allergies", b"allergies", "birth_date", b"birth_date", "conditions", b"conditions", "create_time", b"create_time", "delete_time", b"delete_time", "diet", b"diet", "display_name", b"display_name", "etag", b"etag", "expire_time", b"expire_time", "goals", b"goals", "height_cm", b"height_cm", "medications", b"medications", "name", b"name", "sex", b"sex", "update_time", b"update_time", "weight_kg", b"weight_kg"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__height_cm: _TypeAlias = _typing.Literal["height_cm"]  # noqa: Y015
     _WhichOneofArgType__height_cm: _TypeAlias = _typing.Literal["_height_cm", b"_height_cm"]  # noqa: Y015
@@ -375,19 +387,23 @@ class ListProfilesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most how many; 50 if not set, never more than 500."""
     page_token: _builtins.str
     """The next_page_token of the page before, with all else as it was."""
+    show_deleted: _builtins.bool
+    """Deleted profiles too."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "show_deleted", b"show_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,6 +524,32 @@ class DeleteProfileRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteProfileRequest: _TypeAlias = DeleteProfileRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteProfileRequest(_message.Message):
+    """Undeletes a profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`profiles/{profile}`."""
+    etag: _builtins.str
+    """The etag read before; if it is not the stored one the call is ABORTED."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteProfileRequest: _TypeAlias = UndeleteProfileRequest  # noqa: Y015
 
 @_typing.final
 class GetTargetsRequest(_message.Message):

@@ -61,6 +61,11 @@ class ProfileServiceStub:
                 request_serializer=nourish_dot_profile_dot_v1_dot_profile__pb2.DeleteProfileRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.UndeleteProfile = channel.unary_unary(
+                '/nourish.profile.v1.ProfileService/UndeleteProfile',
+                request_serializer=nourish_dot_profile_dot_v1_dot_profile__pb2.UndeleteProfileRequest.SerializeToString,
+                response_deserializer=nourish_dot_profile_dot_v1_dot_profile__pb2.Profile.FromString,
+                _registered_method=True)
         self.GetTargets = channel.unary_unary(
                 '/nourish.profile.v1.ProfileService/GetTargets',
                 request_serializer=nourish_dot_profile_dot_v1_dot_profile__pb2.GetTargetsRequest.SerializeToString,
@@ -101,7 +106,16 @@ class ProfileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProfile(self, request, context):
-        """Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set.
+        """Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+        Deleting what is not there is NOT_FOUND unless allow_missing is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteProfile(self, request, context):
+        """Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+        passed is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +156,11 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.DeleteProfile,
                     request_deserializer=nourish_dot_profile_dot_v1_dot_profile__pb2.DeleteProfileRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'UndeleteProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteProfile,
+                    request_deserializer=nourish_dot_profile_dot_v1_dot_profile__pb2.UndeleteProfileRequest.FromString,
+                    response_serializer=nourish_dot_profile_dot_v1_dot_profile__pb2.Profile.SerializeToString,
             ),
             'GetTargets': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTargets,
@@ -285,6 +304,33 @@ class ProfileService:
             '/nourish.profile.v1.ProfileService/DeleteProfile',
             nourish_dot_profile_dot_v1_dot_profile__pb2.DeleteProfileRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nourish.profile.v1.ProfileService/UndeleteProfile',
+            nourish_dot_profile_dot_v1_dot_profile__pb2.UndeleteProfileRequest.SerializeToString,
+            nourish_dot_profile_dot_v1_dot_profile__pb2.Profile.FromString,
             options,
             channel_credentials,
             insecure,

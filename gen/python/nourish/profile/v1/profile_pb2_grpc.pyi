@@ -43,7 +43,13 @@ class ProfileServiceStub:
     UpdateProfile: _grpc.UnaryUnaryMultiCallable[_profile_pb2.UpdateProfileRequest, _profile_pb2.Profile]
     """Changes one of the caller's profiles: the fields in update_mask, or all that are set when there is no mask."""
     DeleteProfile: _grpc.UnaryUnaryMultiCallable[_profile_pb2.DeleteProfileRequest, _empty_pb2.Empty]
-    """Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set."""
+    """Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+    Deleting what is not there is NOT_FOUND unless allow_missing is set.
+    """
+    UndeleteProfile: _grpc.UnaryUnaryMultiCallable[_profile_pb2.UndeleteProfileRequest, _profile_pb2.Profile]
+    """Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+    passed is NOT_FOUND.
+    """
     GetTargets: _grpc.UnaryUnaryMultiCallable[_profile_pb2.GetTargetsRequest, _profile_pb2.Targets]
     """Computes body mass index, resting energy and the daily targets of one of the caller's profiles as it stands now.
     FAILED_PRECONDITION, naming the fields, if the profile lacks what the formulas need.
@@ -63,7 +69,13 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     UpdateProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.UpdateProfileRequest, _profile_pb2.Profile]  # type: ignore[assignment]
     """Changes one of the caller's profiles: the fields in update_mask, or all that are set when there is no mask."""
     DeleteProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.DeleteProfileRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set."""
+    """Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+    Deleting what is not there is NOT_FOUND unless allow_missing is set.
+    """
+    UndeleteProfile: _aio.UnaryUnaryMultiCallable[_profile_pb2.UndeleteProfileRequest, _profile_pb2.Profile]  # type: ignore[assignment]
+    """Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+    passed is NOT_FOUND.
+    """
     GetTargets: _aio.UnaryUnaryMultiCallable[_profile_pb2.GetTargetsRequest, _profile_pb2.Targets]  # type: ignore[assignment]
     """Computes body mass index, resting energy and the daily targets of one of the caller's profiles as it stands now.
     FAILED_PRECONDITION, naming the fields, if the profile lacks what the formulas need.
@@ -110,7 +122,19 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profile_pb2.DeleteProfileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes one of the caller's profiles. Deleting what is not there is NOT_FOUND unless allow_missing is set."""
+        """Deletes one of the caller's profiles: it is gone for every other method, and can be undeleted until its expire_time.
+        Deleting what is not there is NOT_FOUND unless allow_missing is set.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteProfile(
+        self,
+        request: _profile_pb2.UndeleteProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profile_pb2.Profile, _abc.Awaitable[_profile_pb2.Profile]]:
+        """Brings a deleted profile of the caller's back. One that is not deleted is returned as it is; one whose expire_time has
+        passed is NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetTargets(

@@ -7,13 +7,13 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
 import type { Value } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
 import { file_nourish_mesh_v1_policy } from "./policy_pb.js";
-import type { Message } from "@bufbuild/protobuf";
+import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file nourish/mesh/v1/settings.proto.
  */
 export const file_nourish_mesh_v1_settings: GenFile = /*@__PURE__*/
-  fileDesc("Ch5ub3VyaXNoL21lc2gvdjEvc2V0dGluZ3MucHJvdG8SD25vdXJpc2gubWVzaC52MSIWChRXYXRjaFNldHRpbmdzUmVxdWVzdCK6AQoVV2F0Y2hTZXR0aW5nc1Jlc3BvbnNlEhAKCHJldmlzaW9uGAEgASgJEkYKCHNldHRpbmdzGAIgAygLMjQubm91cmlzaC5tZXNoLnYxLldhdGNoU2V0dGluZ3NSZXNwb25zZS5TZXR0aW5nc0VudHJ5GkcKDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4ATLGAQoPU2V0dGluZ3NTZXJ2aWNlEm0KDVdhdGNoU2V0dGluZ3MSJS5ub3VyaXNoLm1lc2gudjEuV2F0Y2hTZXR0aW5nc1JlcXVlc3QaJi5ub3VyaXNoLm1lc2gudjEuV2F0Y2hTZXR0aW5nc1Jlc3BvbnNlIguQAgGiuxgEEAMgATABGkSiuxhACj5BIHNlcnZpY2UncyBvd24gc2V0dGluZ3MsIGFzIHRoZXkgYXJlIGFuZCB3aGVuZXZlciB0aGV5IGNoYW5nZUKvAQoTY29tLm5vdXJpc2gubWVzaC52MUINU2V0dGluZ3NQcm90b1ABWitub3VyaXNoLmxvY2FsL2dlbi9nby9ub3VyaXNoL21lc2gvdjE7bWVzaHYxogIDTk1YqgIPTm91cmlzaC5NZXNoLlYxygIPTm91cmlzaFxNZXNoXFYx4gIbTm91cmlzaFxNZXNoXFYxXEdQQk1ldGFkYXRh6gIRTm91cmlzaDo6TWVzaDo6VjFiBnByb3RvMw", [file_google_protobuf_struct, file_nourish_mesh_v1_policy]);
+  fileDesc("Ch5ub3VyaXNoL21lc2gvdjEvc2V0dGluZ3MucHJvdG8SD25vdXJpc2gubWVzaC52MSIWChRXYXRjaFNldHRpbmdzUmVxdWVzdCLDAgoVV2F0Y2hTZXR0aW5nc1Jlc3BvbnNlEhAKCHJldmlzaW9uGAEgASgJEkYKCHNldHRpbmdzGAIgAygLMjQubm91cmlzaC5tZXNoLnYxLldhdGNoU2V0dGluZ3NSZXNwb25zZS5TZXR0aW5nc0VudHJ5EkAKBWZsYWdzGAMgAygLMjEubm91cmlzaC5tZXNoLnYxLldhdGNoU2V0dGluZ3NSZXNwb25zZS5GbGFnc0VudHJ5GkcKDVNldHRpbmdzRW50cnkSCwoDa2V5GAEgASgJEiUKBXZhbHVlGAIgASgLMhYuZ29vZ2xlLnByb3RvYnVmLlZhbHVlOgI4ARpFCgpGbGFnc0VudHJ5EgsKA2tleRgBIAEoCRImCgV2YWx1ZRgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3Q6AjgBMsYBCg9TZXR0aW5nc1NlcnZpY2USbQoNV2F0Y2hTZXR0aW5ncxIlLm5vdXJpc2gubWVzaC52MS5XYXRjaFNldHRpbmdzUmVxdWVzdBomLm5vdXJpc2gubWVzaC52MS5XYXRjaFNldHRpbmdzUmVzcG9uc2UiC5ACAaK7GAQQAyABMAEaRKK7GEAKPkEgc2VydmljZSdzIG93biBzZXR0aW5ncywgYXMgdGhleSBhcmUgYW5kIHdoZW5ldmVyIHRoZXkgY2hhbmdlQq8BChNjb20ubm91cmlzaC5tZXNoLnYxQg1TZXR0aW5nc1Byb3RvUAFaK25vdXJpc2gubG9jYWwvZ2VuL2dvL25vdXJpc2gvbWVzaC92MTttZXNodjGiAgNOTViqAg9Ob3VyaXNoLk1lc2guVjHKAg9Ob3VyaXNoXE1lc2hcVjHiAhtOb3VyaXNoXE1lc2hcVjFcR1BCTWV0YWRhdGHqAhFOb3VyaXNoOjpNZXNoOjpWMWIGcHJvdG8z", [file_google_protobuf_struct, file_nourish_mesh_v1_policy]);
 
 /**
  * Asks for the caller's settings.
@@ -31,7 +31,7 @@ export const WatchSettingsRequestSchema: GenMessage<WatchSettingsRequest> = /*@_
   messageDesc(file_nourish_mesh_v1_settings, 0);
 
 /**
- * All settings of a service.
+ * All settings and flags of a service.
  *
  * @generated from message nourish.mesh.v1.WatchSettingsResponse
  */
@@ -49,6 +49,13 @@ export type WatchSettingsResponse = Message<"nourish.mesh.v1.WatchSettingsRespon
    * @generated from field: map<string, google.protobuf.Value> settings = 2;
    */
   settings: { [key: string]: Value };
+
+  /**
+   * Feature flags by name, each as the values have it: variants, default, shares, rules.
+   *
+   * @generated from field: map<string, google.protobuf.Struct> flags = 3;
+   */
+  flags: { [key: string]: JsonObject };
 };
 
 /**
@@ -66,7 +73,7 @@ export const WatchSettingsResponseSchema: GenMessage<WatchSettingsResponse> = /*
  */
 export const SettingsService: GenService<{
   /**
-   * Streams all settings of the caller: as they are now, and again after each change. Says nothing before there are values.
+   * Streams all settings and flags of the caller: as they are now, and again after each change. Says nothing before there are values.
    * It has no deadline: it runs until either side ends it, and whoever wants to go on calls again.
    *
    * @generated from rpc nourish.mesh.v1.SettingsService.WatchSettings

@@ -1,0 +1,77 @@
+"""The two parts of a message: what the contract marks sensitive, and the rest. Pure."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+from google.protobuf import any_pb2, descriptor_pool
+from google.protobuf.message import Message
+from nourish.mesh.v1 import policy_pb2
+
+ANY = "google.protobuf.Any"
+Field = Any  # protobuf has two classes of descriptors, and its types give now one, now both
+M = TypeVar("M", bound=Message)
+
+
+def is_sensitive(field: Field) -> bool:
+    """Whether the contract marks it as personal or secret."""
+    return bool(field.GetOptions().Extensions[policy_pb2.field].sensitive)
+
+
+@cache
+def may_be_sensitive(descriptor: Any) -> bool:
+    """Whether a message of that kind has a sensitive field at any depth, or holds anything whatever."""
+    seen, waiting = set(), [descriptor]
+    while waiting:
+        kind = waiting.pop()
+        if kind.full_name in seen:
+            continue
+        seen.add(kind.full_name)
+        if kind.full_name == ANY or any(map(is_sensitive, kind.fields)):
+            return True
+        waiting += [field.message_type for field in kind.fields if field.message_type]
+    return False
+
+
+def take_out(message: M) -> M:
+    """Moves what is sensitive out of `message` into another, which merged into it gives the whole again.
+
+    A list or map of messages with sensitive fields is moved as a whole: merged lists would be twice as long.
+    """
+    taken = type(message)()
+    if message.DESCRIPTOR.full_name == ANY:
+        _take_held(message, taken)
+        return taken
+    for field, value in message.ListFields():
+        kind = field.message_type
+        if is_sensitive(field) or (field.is_repeated and kind and may_be_sensitive(kind)):
+            _move(message, taken, field)
+        elif kind and not field.is_repeated and may_be_sensitive(kind):
+            part = take_out(value)
+            if part.ByteSize():
+                getattr(taken, field.name).CopyFrom(part)
+    return taken
+
+
+def _take_held(message: Any, taken: Any) -> None:
+    """Of an Any the value, if it is sensitive or nobody knows."""
+    held = any_pb2.Any(type_url=message.type_url)
+    try:
+        kind = descriptor_pool.Default().FindMessageTypeByName(held.TypeName())
+    except KeyError:
+        kind = None
+    if kind is None or may_be_sensitive(kind):
+        taken.value = message.value
+        message.ClearField("value")
+
+
+def _move(message: Message, taken: Message, field: Field) -> None:
+    name = field.name
+    if field.is_repeated:
+        getattr(taken, name).MergeFrom(getattr(message, name))
+    elif field.message_type:
+        getattr(taken, name).CopyFrom(getattr(message, name))
+    else:
+        setattr(taken, name, getattr(message, name))
+    message.ClearField(name)
