@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from nourish.food.v1.food_pb2 import Food, FoodsImported, SearchFoodsResponse
 
-from mesh.local.nats import Nats
+from mesh.local import nats as nats_of_the_runner
+from mesh.local.nats import SETTINGS, USER, Nats
 from mesh.runtime.cache import Cache, keys, link, on, shared
 from mesh.runtime.cache.clearing import Heard
 from mesh.runtime.cache.shared import AWAY, BUCKET_BYTES, FAILURES, Bucket, Circuit
@@ -255,6 +256,36 @@ async def test_a_full_bucket_forgets_what_was_stored_first(server):
     assert (await bucket.get(f"{values}.{fits + 4}"))[0] == bytes(size)
     state = (await server.streams.stream_info("KV_cache-large")).state
     assert state.bytes <= BUCKET_BYTES
+
+
+PERMISSIONS = """authorization {{ users: [
+  {{ user: "{user}", password: "{password}", permissions: {{
+    publish: ["$KV.cache-food.>", "$JS.API.STREAM.*.KV_cache-food", "$JS.API.DIRECT.GET.KV_cache-food.>"]
+    subscribe: ["_INBOX.>"]
+  }} }},
+  {{ user: "all", password: "{password}" }}
+] }}"""
+
+
+async def test_a_nats_user_of_one_service_has_its_bucket_and_no_other(tmp_path, monkeypatch):
+    """As a cluster may give them (docs/decisions/0075)."""
+    monkeypatch.setattr(nats_of_the_runner, "SETTINGS", SETTINGS.split("authorization")[0] + PERMISSIONS)
+    nats, food, everybody = Nats(tmp_path, {}), Server(), Server()
+    await nats.start()
+    try:
+        await food.connect(nats.url, "food")
+        await everybody.connect(nats.url.replace(USER, "all"), "all")
+        own, others = Bucket(food, "food"), Bucket(everybody, "profile")
+        await asyncio.gather(own.open(), others.open())
+        for bucket in (own, others):
+            await bucket.put("a", b"value", 0)
+        assert await own.get("a") == (b"value", 1)
+        others._values._js = food.jetstream(0.2)
+        with pytest.raises(shared.SharedError):
+            await others.get("a")
+    finally:
+        await asyncio.gather(food.close(), everybody.close())
+        await nats.stop()
 
 
 def test_an_open_circuit_lets_one_try_in_a_while_and_closes_when_that_succeeds():
