@@ -150,14 +150,6 @@ class Cache(Generic[T]):
         if self._tier:
             await self._tier.delete(keys.digest(key))
 
-    def clear(self) -> None:
-        """Forgets all that this process holds."""
-        self.count.cleared += 1
-        self._entries.clear()
-        for flight in self._flights.values():
-            flight.void = True
-        self._flights.clear()
-
     def statistics(self) -> Statistics:
         """What was counted until now."""
         entries = self._entries
@@ -188,7 +180,7 @@ class Cache(Generic[T]):
         """
         if key is None:
             self.heard.note(place, number, None)
-            self.clear()
+            self._drop_all()
             return
         if self._of_user and not (isinstance(key, tuple) and len(key) == 2):
             raise TypeError(f"cache {self.name} holds users' own values: its keys are (user, key), not {key!r}")
@@ -320,6 +312,13 @@ class Cache(Generic[T]):
         for flight in [flight for flight in self._flights.values() if flight.key == key]:
             flight.void = True
             self._landed(flight)
+
+    def _drop_all(self) -> None:
+        self.count.cleared += 1
+        self._entries.clear()
+        for flight in self._flights.values():
+            flight.void = True
+        self._flights.clear()
 
     def _value(self, entry: Entry) -> T:
         if entry.missing is not None:
