@@ -25,10 +25,11 @@ AWAY = Backoff("exponential", first=0.5, limit=10.0)
 
 
 class Bucket:
-    """The bucket of one service. It never takes longer than ANSWER_SECONDS, and is not asked while it is away."""
+    """The bucket of one service. It never takes longer than `seconds`, and is not asked while it is away."""
 
-    def __init__(self, server: Server, service: str) -> None:
+    def __init__(self, server: Server, service: str, seconds: float = ANSWER_SECONDS) -> None:
         self._server = server
+        self._seconds = seconds
         self._name = f"cache-{service}"
         self._circuit = Circuit()
         self._values: KeyValue | None = None
@@ -59,7 +60,7 @@ class Bucket:
             await self._server.streams.add_stream(config)
         except BadRequestError:  # it has other settings
             await self._server.streams.update_stream(config)
-        stream = self._server.jetstream(ANSWER_SECONDS)
+        stream = self._server.jetstream(self._seconds)
         self._values = KeyValue(self._name, str(config.name), f"$KV.{self._name}.", stream, direct=True)
 
     @property

@@ -20,6 +20,8 @@ from mesh.runtime.cache.tier import Tier, space
 from mesh.runtime.events import subjects
 from mesh.runtime.events.server import Server
 
+PATIENT = 10.0  # for an answer: what is tested is which, on a machine that does much else
+
 
 class Source:
     """What all processes load from."""
@@ -64,11 +66,11 @@ def foods(kind=Food, **options):
 
 
 @asynccontextmanager
-async def processes(url, *caches, subset="stable"):
+async def processes(url, *caches, subset="stable", seconds=PATIENT):
     """Each cache as if it were in a process of its own, once it has the shared tier."""
     async with AsyncExitStack() as stack:
         for cache in caches:
-            await stack.enter_async_context(link.linked([cache], url, service="food", subset=subset))
+            await stack.enter_async_context(link.linked([cache], url, service="food", subset=subset, seconds=seconds))
         await until(lambda: all(cache._tier and cache._tier._store.usable for cache in caches))
         yield
 
@@ -221,7 +223,7 @@ async def test_while_nats_hangs_or_is_away_calls_go_on_and_it_is_used_again_when
     nats, one, other = Nats(tmp_path, {}), foods(cleared_by=[]), foods(cleared_by=[])
     await nats.start()
     try:
-        async with processes(nats.url, one, other):
+        async with processes(nats.url, one, other, seconds=shared.ANSWER_SECONDS):
             os.kill(nats.pid, signal.SIGSTOP)
             for number in range(20):
                 await one.get(number, source.of(str(number)))
@@ -246,7 +248,7 @@ async def test_while_nats_hangs_or_is_away_calls_go_on_and_it_is_used_again_when
 
 
 async def test_a_full_bucket_forgets_what_was_stored_first(server):
-    bucket = Bucket(server, "large")
+    bucket = Bucket(server, "large", PATIENT)
     await bucket.open()
     values = space("foods", b"x")
     size, fits = 500_000, BUCKET_BYTES // 500_000
@@ -275,7 +277,7 @@ async def test_a_nats_user_of_one_service_has_its_bucket_and_no_other(tmp_path, 
     try:
         await food.connect(nats.url, "food")
         await everybody.connect(nats.url.replace(USER, "all"), "all")
-        own, others = Bucket(food, "food"), Bucket(everybody, "profile")
+        own, others = Bucket(food, "food", PATIENT), Bucket(everybody, "profile", PATIENT)
         await asyncio.gather(own.open(), others.open())
         for bucket in (own, others):
             await bucket.put("a", b"value", 0)
