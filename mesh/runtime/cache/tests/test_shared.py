@@ -247,6 +247,18 @@ async def test_while_nats_hangs_or_is_away_calls_go_on_and_it_is_used_again_when
         await nats.stop()
 
 
+async def test_a_value_is_shared_until_its_time_is_over(server):
+    bucket, now = Bucket(server, "food", PATIENT), [1000.0]
+    await bucket.open()
+    tier = Tier(bucket, "foods.x", Heard([]), Statistics(), lambda: now[0])
+    await tier.put(b"a", "", b"value", seconds=10, heard=(), revision=0)
+    now[0] += 6
+    assert (found := await tier.get(b"a", "")).payload == b"value"
+    assert found.seconds == 4
+    now[0] += 4
+    assert (await tier.get(b"a", "")).payload is None
+
+
 async def test_a_full_bucket_forgets_what_was_stored_first(server):
     bucket = Bucket(server, "large", PATIENT)
     await bucket.open()
