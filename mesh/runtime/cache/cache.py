@@ -137,18 +137,18 @@ class Cache(Generic[T]):
         return self._value(await self._joined(key, scope, call, load))
 
     async def forget(self, key: Key) -> None:
-        """Forgets a value (of the current user, if values are users' own) here and in the shared tier.
+        """Forgets a value (of the current user, if values are users' own), also in the other instances if they share.
 
-        What other instances hold in memory they forget when its time is over, or by an event of `cleared_by`.
+        One that is not connected at that moment has it until its time is over; an event of `cleared_by` reaches all.
 
         Raises:
             ServiceError: as `get`.
         """
         if self._of_user:
             key = (auth.user(), key)
-        self._drop(key)
+        self.drop(key)
         if self._tier:
-            await self._tier.delete(keys.digest(key))
+            await self._tier.forget(key)
 
     def statistics(self) -> Statistics:
         """What was counted until now."""
@@ -185,7 +185,15 @@ class Cache(Generic[T]):
         if self._of_user and not (isinstance(key, tuple) and len(key) == 2):
             raise TypeError(f"cache {self.name} holds users' own values: its keys are (user, key), not {key!r}")
         self.heard.note(place, number, keys.digest(key))
-        self._drop(key)
+        self.drop(key)
+
+    def drop(self, key: Key) -> None:
+        """Forgets a key, and what is being loaded for it, in this process."""
+        self.count.cleared += 1
+        self._entries.pop(key)
+        for flight in [flight for flight in self._flights.values() if flight.key == key]:
+            flight.void = True
+            self._landed(flight)
 
     # --- Loading ----------------------------------------------------------------------------------------------------
 
@@ -305,13 +313,6 @@ class Cache(Generic[T]):
             _log.warning("cache %s: an old value stays", self.name, extra={"error": repr(error)})
             if (entry := self._entries.get(flight.key)) is not None:
                 entry.fresh = min(self._clock() + RETRY_SECONDS, entry.until)
-
-    def _drop(self, key: Key) -> None:
-        self.count.cleared += 1
-        self._entries.pop(key)
-        for flight in [flight for flight in self._flights.values() if flight.key == key]:
-            flight.void = True
-            self._landed(flight)
 
     def _drop_all(self) -> None:
         self.count.cleared += 1

@@ -80,13 +80,11 @@ class _Sharing:
     async def run(self) -> None:
         for each in self._hearing:
             await each.ready.wait()
-        self._cache.share(self._tier())
-
-    def _tier(self) -> Tier:
         cache = self._cache
         events = (clearing.event.DESCRIPTOR.full_name.encode() for clearing in cache.cleared_by)
         apart = space(cache.name, self._subset.encode(), cache.fingerprint, *events)
-        return Tier(self._bucket, apart, cache.heard, cache.count)
+        self._bucket.listeners[apart] = cache.drop
+        cache.share(Tier(self._bucket, apart, cache.heard, cache.count))
 
     def stop(self) -> None:
         """It ends by itself."""

@@ -194,6 +194,19 @@ async def test_what_one_process_forgets_is_not_shared_any_more(events_url, sourc
     assert source.loads["a"] == 2
 
 
+async def test_what_one_process_forgets_the_memory_of_the_others_forgets_too(events_url, source):
+    one, other = foods(), foods()
+    async with processes(events_url, one, other):
+        for cache in (one, other):
+            await cache.get(("a", 1), source.of("a"))
+            await stored(cache)
+        source.version = 2
+        await one.forget(("a", 1))
+        await until(lambda: other.statistics().cleared)
+        assert (await other.get(("a", 1), source.of("a"))).etag == "2"
+        assert one.statistics().cleared == 1
+
+
 async def test_what_was_being_loaded_when_another_process_forgot_it_is_not_shared(events_url, source):
     slow, forgetful, other = foods(), foods(), foods()
     async with processes(events_url, slow, forgetful, other):
@@ -274,8 +287,10 @@ async def test_a_full_bucket_forgets_what_was_stored_first(server):
 
 PERMISSIONS = """authorization {{ users: [
   {{ user: "{user}", password: "{password}", permissions: {{
-    publish: ["$KV.cache-food.>", "$JS.API.STREAM.*.KV_cache-food", "$JS.API.DIRECT.GET.KV_cache-food.>"]
-    subscribe: ["_INBOX.>"]
+    publish: [
+      "$KV.cache-food.>", "$JS.API.STREAM.*.KV_cache-food", "$JS.API.DIRECT.GET.KV_cache-food.>", "cache-food.forgotten"
+    ]
+    subscribe: ["_INBOX.>", "cache-food.forgotten"]
   }} }},
   {{ user: "all", password: "{password}" }}
 ] }}"""
