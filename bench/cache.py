@@ -177,7 +177,7 @@ async def _ours() -> dict[str, float]:
 async def _shared(url: str) -> Any:
     """What measures one round: a cache without room in memory, beside the bucket that it has."""
     cache = Cache("bench", Food, whose="everybody", ttl=600, max_bytes=0, shared=True)
-    async with link.linked([cache], url, service="bench"), await nats.connect(url) as connection:
+    async with link.linked([cache], url, service="bench", seconds=5.0), await nats.connect(url) as connection:
         while cache.statistics().shared_hits == 0:
             for name in NAMES:
                 await cache.get(name, _load)

@@ -124,6 +124,8 @@ PLUMBING = {
     "run_in_executor": "blocking",
     "ThreadPoolExecutor": "blocking",
     "ProcessPoolExecutor": "computing",
+    "LRUCache": "cache.Cache",
+    "TTLCache": "cache.Cache",
     "add_signal_handler": "serve",
 }
 

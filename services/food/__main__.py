@@ -12,7 +12,7 @@ async def main() -> None:
     """Brings schema and foods up to date, then serves until SIGTERM."""
     async with database(migrations=Path(__file__).parent / "migrations") as db:
         service = FoodService(FoodStore(db))
-        async with events.carry(db, service), jobs.work(db, service):
+        async with events.carry(db), jobs.work(db, service):
             await import_usda(db, progress=notify.status)
             await serve(service, OperationService(db))
 

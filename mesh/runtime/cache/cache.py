@@ -137,26 +137,18 @@ class Cache(Generic[T]):
         return self._value(await self._joined(key, scope, call, load))
 
     async def forget(self, key: Key) -> None:
-        """Forgets a value (of the current user, if values are users' own) here and in the shared tier.
+        """Forgets a value (of the current user, if values are users' own), also in the other instances if they share.
 
-        What other instances hold in memory they forget when its time is over, or by an event of `cleared_by`.
+        One that is not connected at that moment has it until its time is over; an event of `cleared_by` reaches all.
 
         Raises:
             ServiceError: as `get`.
         """
         if self._of_user:
             key = (auth.user(), key)
-        self._drop(key)
+        self.drop(key)
         if self._tier:
-            await self._tier.delete(keys.digest(key))
-
-    def clear(self) -> None:
-        """Forgets all that this process holds."""
-        self.count.cleared += 1
-        self._entries.clear()
-        for flight in self._flights.values():
-            flight.void = True
-        self._flights.clear()
+            await self._tier.forget(key)
 
     def statistics(self) -> Statistics:
         """What was counted until now."""
@@ -188,12 +180,20 @@ class Cache(Generic[T]):
         """
         if key is None:
             self.heard.note(place, number, None)
-            self.clear()
+            self._drop_all()
             return
         if self._of_user and not (isinstance(key, tuple) and len(key) == 2):
             raise TypeError(f"cache {self.name} holds users' own values: its keys are (user, key), not {key!r}")
         self.heard.note(place, number, keys.digest(key))
-        self._drop(key)
+        self.drop(key)
+
+    def drop(self, key: Key) -> None:
+        """Forgets a key, and what is being loaded for it, in this process."""
+        self.count.cleared += 1
+        self._entries.pop(key)
+        for flight in [flight for flight in self._flights.values() if flight.key == key]:
+            flight.void = True
+            self._landed(flight)
 
     # --- Loading ----------------------------------------------------------------------------------------------------
 
@@ -314,12 +314,12 @@ class Cache(Generic[T]):
             if (entry := self._entries.get(flight.key)) is not None:
                 entry.fresh = min(self._clock() + RETRY_SECONDS, entry.until)
 
-    def _drop(self, key: Key) -> None:
+    def _drop_all(self) -> None:
         self.count.cleared += 1
-        self._entries.pop(key)
-        for flight in [flight for flight in self._flights.values() if flight.key == key]:
+        self._entries.clear()
+        for flight in self._flights.values():
             flight.void = True
-            self._landed(flight)
+        self._flights.clear()
 
     def _value(self, entry: Entry) -> T:
         if entry.missing is not None:

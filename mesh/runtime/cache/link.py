@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
 from mesh.runtime.cache.clearing import Clearing
-from mesh.runtime.cache.shared import Bucket
+from mesh.runtime.cache.shared import ANSWER_SECONDS, Bucket
 from mesh.runtime.cache.tier import Tier, space
 from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
@@ -28,13 +28,22 @@ _log = logging.getLogger("mesh.runtime.cache")
 
 
 @asynccontextmanager
-async def linked(caches: Sequence[Cache[Any]], url: str, *, service: str = "", subset: str = "") -> AsyncIterator[None]:
+async def linked(
+    caches: Sequence[Cache[Any]], url: str, *, service: str = "", subset: str = "", seconds: float = ANSWER_SECONDS
+) -> AsyncIterator[None]:
     """Clears the caches when their events come, and gives those that want one the shared tier, while the block runs.
 
     It begins whether or not NATS is there; until it is, each process has what it loads itself.
+
+    Args:
+        caches: of this process.
+        url: `nats://...`.
+        service: whose process it is; the runner's NOURISH_SERVICE if not given, as
+        subset: is NOURISH_SUBSET.
+        seconds: how long the shared tier may take for an answer.
     """
     server = Server()
-    bucket = Bucket(server, service or environment().service)
+    bucket = Bucket(server, service or environment().service, seconds)
     parts = list(_parts(server, bucket, subset or environment().subset, caches))
     running = asyncio.create_task(_run(server, url, parts), name="caches")
     try:
@@ -71,13 +80,11 @@ class _Sharing:
     async def run(self) -> None:
         for each in self._hearing:
             await each.ready.wait()
-        self._cache.share(self._tier())
-
-    def _tier(self) -> Tier:
         cache = self._cache
         events = (clearing.event.DESCRIPTOR.full_name.encode() for clearing in cache.cleared_by)
         apart = space(cache.name, self._subset.encode(), cache.fingerprint, *events)
-        return Tier(self._bucket, apart, cache.heard, cache.count)
+        self._bucket.listeners[apart] = cache.drop
+        cache.share(Tier(self._bucket, apart, cache.heard, cache.count))
 
     def stop(self) -> None:
         """It ends by itself."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
@@ -13,6 +16,8 @@ from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequen
 from nats.js.kv import KeyValue
 
 from mesh.runtime.backoff import Backoff
+from mesh.runtime.cache import keys
+from mesh.runtime.cache.keys import Key
 from mesh.runtime.cache.tier import SharedError
 from mesh.runtime.events.server import Server
 
@@ -25,21 +30,26 @@ AWAY = Backoff("exponential", first=0.5, limit=10.0)
 
 
 class Bucket:
-    """The bucket of one service. It never takes longer than ANSWER_SECONDS, and is not asked while it is away."""
+    """The bucket of one service. It never takes longer than `seconds`, and is not asked while it is away."""
 
-    def __init__(self, server: Server, service: str) -> None:
+    def __init__(self, server: Server, service: str, seconds: float = ANSWER_SECONDS) -> None:
         self._server = server
+        self._seconds = seconds
         self._name = f"cache-{service}"
         self._circuit = Circuit()
         self._values: KeyValue | None = None
         self._gone = asyncio.Event()
+        self._subject = f"{self._name}.forgotten"
+        self._own = secrets.token_bytes(8)  # what this process tells begins with it
+        self.listeners: dict[str, Callable[[Key], None]] = {}  # by space
 
     async def run(self) -> None:
-        """Makes the bucket, and again whenever it is gone: it is in the server's memory.
+        """Hears what others forget; makes the bucket, and again whenever it is gone: it is in the server's memory.
 
         Raises:
             Error, OSError, TimeoutError: it cannot be made now; run it again.
         """
+        await self._server.hear(self._subject, self._told)
         while True:
             await self.open()
             await self._gone.wait()
@@ -59,7 +69,7 @@ class Bucket:
             await self._server.streams.add_stream(config)
         except BadRequestError:  # it has other settings
             await self._server.streams.update_stream(config)
-        stream = self._server.jetstream(ANSWER_SECONDS)
+        stream = self._server.jetstream(self._seconds)
         self._values = KeyValue(self._name, str(config.name), f"$KV.{self._name}.", stream, direct=True)
 
     @property
@@ -111,6 +121,24 @@ class Bucket:
         except (NatsError, OSError, TimeoutError) as error:
             raise self._failed(error) from error
         self._circuit.succeeded()
+
+    async def tell(self, space: str, key: Key) -> None:
+        """Tells the other processes that a key of theirs is forgotten: those that hear it now.
+
+        Raises:
+            SharedError: this process is not connected.
+        """
+        try:
+            await self._server.tell(self._subject, self._own + space.encode() + b" " + keys.encoded(key))
+        except (NatsError, OSError) as error:
+            raise self._failed(error) from error
+
+    async def _told(self, message: Msg) -> None:
+        space, _, key = message.data[len(self._own) :].partition(b" ")
+        forget = self.listeners.get(space.decode(errors="replace"))
+        if forget and not message.data.startswith(self._own):
+            with suppress(ValueError):  # nobody's key
+                forget(keys.decoded(key))
 
     def _failed(self, error: Exception) -> SharedError:
         self._circuit.failed()

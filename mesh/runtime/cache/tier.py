@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mesh.runtime.cache import keys
 from mesh.runtime.cache.clearing import Heard
 from mesh.runtime.cache.envelope import Envelope, EnvelopeError, scope_digest
+from mesh.runtime.cache.keys import Key
 from mesh.runtime.cache.statistics import Statistics
 
 
@@ -43,6 +45,13 @@ class Store(Protocol):
 
         Raises:
             SharedError: as far as is known, it did not.
+        """
+
+    async def tell(self, space: str, key: Key) -> None:
+        """Tells the other processes that a key of theirs is forgotten.
+
+        Raises:
+            SharedError: it cannot.
         """
 
 
@@ -110,12 +119,13 @@ class Tier:
         except SharedError:
             self._count.shared_errors += 1
 
-    async def delete(self, digest: bytes) -> None:
-        """Forgets a value."""
+    async def forget(self, key: Key) -> None:
+        """Forgets a value, here and in the memory of the other processes."""
         if not self._store.usable:
             return
         try:
-            await self._store.delete(self._key(digest))
+            await self._store.delete(self._key(keys.digest(key)))
+            await self._store.tell(self._space, key)
         except SharedError:
             self._count.shared_errors += 1
 

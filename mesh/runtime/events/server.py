@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -101,6 +101,18 @@ class Server:
         except BadRequestError:  # it has other settings
             await self.streams.update_stream(config)
         self._made.add(service)
+
+    async def hear(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> None:
+        """Gives `take` what is told from now on, also on a connection that comes back later."""
+        await self._client.subscribe(subject, cb=take)
+
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Tells those that are connected now.
+
+        Raises:
+            Error, OSError: this process is not.
+        """
+        await self._client.publish(subject, payload)
 
     def pull(self, stream: str, consumer: str) -> Pull:
         """The messages of a consumer."""

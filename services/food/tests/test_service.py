@@ -471,7 +471,7 @@ async def test_many_foods_are_imported_as_an_operation(sample_url, alice, bob):
                 await stub.ImportFoods(ImportFoodsRequest(foods=[Food(display_name=" ")]), metadata=alice)
 
 
-async def test_a_usda_food_is_kept_in_memory_and_an_own_food_never(sample_url, alice):
+async def test_a_usda_food_and_that_there_is_none_is_kept_in_memory_and_an_own_food_never(sample_url, alice):
     async with database(url=sample_url) as db, serve_in_memory(FoodService(store := CountingStore(db))) as channel:
         stub = FoodServiceStub(channel)
         usda = (await stub.ListFoods(ListFoodsRequest(page_size=1))).foods[0]
@@ -480,7 +480,11 @@ async def test_a_usda_food_is_kept_in_memory_and_an_own_food_never(sample_url, a
             for _ in range(3):
                 assert (await stub.GetFood(GetFoodRequest(name=name), metadata=alice)).name == name
         own_id, usda_id = (name.removeprefix("foods/") for name in (own.name, usda.name))
+        for _ in range(2):
+            async with Refused("NOT_FOUND"):
+                await stub.GetFood(GetFoodRequest(name="foods/usda-0000000000000000"))
     assert (store.reads[usda_id], store.reads[own_id]) == (1, 3)
+    assert store.reads["usda-0000000000000000"] == 1
 
 
 class CountingStore(FoodStore):

@@ -91,6 +91,18 @@ async def test_identical_lines_are_looked_up_once(nutrition: NutritionServiceStu
     assert fake_food.queries == ["onion raw"]
 
 
+async def test_what_one_request_found_the_next_one_has_but_a_users_own_foods_are_asked_for_each_time(
+    nutrition: NutritionServiceStub, fake_food: Any
+) -> None:
+    """Who has just added a food finds it."""
+    for _ in range(2):
+        assert (await analyse(nutrition, "1 onion")).lines[0].used
+    assert fake_food.queries == ["onion raw"]
+    for _ in range(2):
+        assert (await analyse(nutrition, "1 onion", metadata=ALICE)).lines[0].used
+    assert fake_food.queries == ["onion raw"] * 3
+
+
 async def test_a_line_costs_two_searches_at_most(nutrition: NutritionServiceStub, fake_food: Any) -> None:
     """The second only if the first gave nothing sure."""
     await analyse(nutrition, "1 cup all-purpose flour")

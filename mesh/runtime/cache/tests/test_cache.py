@@ -219,12 +219,12 @@ async def test_an_old_value_of_what_is_gone_is_gone(clock, source):
 
 @pytest.mark.parametrize("everything", [True, False])
 async def test_what_was_being_loaded_when_it_was_forgotten_is_not_kept(clock, source, everything):
-    cached = foods(clock)
+    cached = foods(clock, cleared_by=[on(FoodsImported)])
     source.gate.clear()
     before = asyncio.create_task(cached.get("a", source.of("a")))
     await until(lambda: source.loads["a"])
     if everything:
-        cached.clear()
+        cached.clear_for(0, 1, None)
     else:
         await cached.forget("a")
     source.version = 2

@@ -29,6 +29,17 @@ def test_two_keys_have_one_digest_when_they_are_equal(one, other):
     assert (keys.digest(one) == keys.digest(other)) == (one == other)
 
 
+@given(parts)
+def test_a_key_comes_back_from_its_bytes(key):
+    assert keys.decoded(keys.encoded(key)) == key
+
+
+@given(st.binary(max_size=30))
+def test_bytes_of_no_key_are_refused(data):
+    with suppress(ValueError):
+        assert keys.digest(keys.decoded(data))
+
+
 def test_keys_that_python_takes_for_one_are_one():
     assert keys.digest((True, "a")) == keys.digest((1, "a"))
     with pytest.raises(TypeError, match="no key"):

@@ -12,7 +12,7 @@ from mesh.runtime.cache import Cache, keys, policies
 from mesh.runtime.cache.entry import Entry
 
 NAMES = tuple(policies.ENTRY_BYTES)
-ROOM = 700_000
+ROOM = 350_000
 
 
 def fill(entries, policy, letters):

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from nourish.food.v1.food_pb2 import Food, FoodsImported, SearchFoodsResponse
 
-from mesh.local.nats import Nats
+from mesh.local import nats as nats_of_the_runner
+from mesh.local.nats import SETTINGS, USER, Nats
 from mesh.runtime.cache import Cache, keys, link, on, shared
 from mesh.runtime.cache.clearing import Heard
 from mesh.runtime.cache.shared import AWAY, BUCKET_BYTES, FAILURES, Bucket, Circuit
@@ -18,6 +19,8 @@ from mesh.runtime.cache.statistics import Statistics
 from mesh.runtime.cache.tier import Tier, space
 from mesh.runtime.events import subjects
 from mesh.runtime.events.server import Server
+
+PATIENT = 10.0  # for an answer: what is tested is which, on a machine that does much else
 
 
 class Source:
@@ -63,11 +66,11 @@ def foods(kind=Food, **options):
 
 
 @asynccontextmanager
-async def processes(url, *caches, subset="stable"):
+async def processes(url, *caches, subset="stable", seconds=PATIENT):
     """Each cache as if it were in a process of its own, once it has the shared tier."""
     async with AsyncExitStack() as stack:
         for cache in caches:
-            await stack.enter_async_context(link.linked([cache], url, service="food", subset=subset))
+            await stack.enter_async_context(link.linked([cache], url, service="food", subset=subset, seconds=seconds))
         await until(lambda: all(cache._tier and cache._tier._store.usable for cache in caches))
         yield
 
@@ -191,6 +194,19 @@ async def test_what_one_process_forgets_is_not_shared_any_more(events_url, sourc
     assert source.loads["a"] == 2
 
 
+async def test_what_one_process_forgets_the_memory_of_the_others_forgets_too(events_url, source):
+    one, other = foods(), foods()
+    async with processes(events_url, one, other):
+        for cache in (one, other):
+            await cache.get(("a", 1), source.of("a"))
+            await stored(cache)
+        source.version = 2
+        await one.forget(("a", 1))
+        await until(lambda: other.statistics().cleared)
+        assert (await other.get(("a", 1), source.of("a"))).etag == "2"
+        assert one.statistics().cleared == 1
+
+
 async def test_what_was_being_loaded_when_another_process_forgot_it_is_not_shared(events_url, source):
     slow, forgetful, other = foods(), foods(), foods()
     async with processes(events_url, slow, forgetful, other):
@@ -220,7 +236,7 @@ async def test_while_nats_hangs_or_is_away_calls_go_on_and_it_is_used_again_when
     nats, one, other = Nats(tmp_path, {}), foods(cleared_by=[]), foods(cleared_by=[])
     await nats.start()
     try:
-        async with processes(nats.url, one, other):
+        async with processes(nats.url, one, other, seconds=shared.ANSWER_SECONDS):
             os.kill(nats.pid, signal.SIGSTOP)
             for number in range(20):
                 await one.get(number, source.of(str(number)))
@@ -244,8 +260,20 @@ async def test_while_nats_hangs_or_is_away_calls_go_on_and_it_is_used_again_when
         await nats.stop()
 
 
+async def test_a_value_is_shared_until_its_time_is_over(server):
+    bucket, now = Bucket(server, "food", PATIENT), [1000.0]
+    await bucket.open()
+    tier = Tier(bucket, "foods.x", Heard([]), Statistics(), lambda: now[0])
+    await tier.put(b"a", "", b"value", seconds=10, heard=(), revision=0)
+    now[0] += 6
+    assert (found := await tier.get(b"a", "")).payload == b"value"
+    assert found.seconds == 4
+    now[0] += 4
+    assert (await tier.get(b"a", "")).payload is None
+
+
 async def test_a_full_bucket_forgets_what_was_stored_first(server):
-    bucket = Bucket(server, "large")
+    bucket = Bucket(server, "large", PATIENT)
     await bucket.open()
     values = space("foods", b"x")
     size, fits = 500_000, BUCKET_BYTES // 500_000
@@ -255,6 +283,38 @@ async def test_a_full_bucket_forgets_what_was_stored_first(server):
     assert (await bucket.get(f"{values}.{fits + 4}"))[0] == bytes(size)
     state = (await server.streams.stream_info("KV_cache-large")).state
     assert state.bytes <= BUCKET_BYTES
+
+
+PERMISSIONS = """authorization {{ users: [
+  {{ user: "{user}", password: "{password}", permissions: {{
+    publish: [
+      "$KV.cache-food.>", "$JS.API.STREAM.*.KV_cache-food", "$JS.API.DIRECT.GET.KV_cache-food.>", "cache-food.forgotten"
+    ]
+    subscribe: ["_INBOX.>", "cache-food.forgotten"]
+  }} }},
+  {{ user: "all", password: "{password}" }}
+] }}"""
+
+
+async def test_a_nats_user_of_one_service_has_its_bucket_and_no_other(tmp_path, monkeypatch):
+    """As a cluster may give them (docs/decisions/0075)."""
+    monkeypatch.setattr(nats_of_the_runner, "SETTINGS", SETTINGS.split("authorization")[0] + PERMISSIONS)
+    nats, food, everybody = Nats(tmp_path, {}), Server(), Server()
+    await nats.start()
+    try:
+        await food.connect(nats.url, "food")
+        await everybody.connect(nats.url.replace(USER, "all"), "all")
+        own, others = Bucket(food, "food", PATIENT), Bucket(everybody, "profile", PATIENT)
+        await asyncio.gather(own.open(), others.open())
+        for bucket in (own, others):
+            await bucket.put("a", b"value", 0)
+        assert await own.get("a") == (b"value", 1)
+        others._values._js = food.jetstream(0.2)
+        with pytest.raises(shared.SharedError):
+            await others.get("a")
+    finally:
+        await asyncio.gather(food.close(), everybody.close())
+        await nats.stop()
 
 
 def test_an_open_circuit_lets_one_try_in_a_while_and_closes_when_that_succeeds():
