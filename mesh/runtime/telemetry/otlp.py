@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -81,8 +82,10 @@ class _Sender:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), SPANS_SECONDS)
             self._enough.clear()
+            # What has come meanwhile waits for its own second, or until it is enough: a message costs more than a span.
             while self._waiting and await self._attempt(self._send_batch(ANSWER_SECONDS)):
-                pass
+                if len(self._waiting) < BATCH:
+                    break
             if self._away:
                 await asyncio.sleep(SPANS_SECONDS)
 
@@ -142,6 +145,7 @@ def _resource() -> resource_pb2.Resource:
     return resource_pb2.Resource(attributes=[_attribute(*fact) for fact in facts])
 
 
+@lru_cache(1024)  # the most are the same in every span
 def _attribute(key: str, value: str | int) -> common_pb2.KeyValue:
     of = {"int_value": value} if isinstance(value, int) else {"string_value": value}
     return common_pb2.KeyValue(key=key, value=common_pb2.AnyValue(**of))
