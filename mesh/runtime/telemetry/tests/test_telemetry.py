@@ -147,6 +147,20 @@ async def test_a_collector_that_is_away_costs_spans_and_not_calls():
         assert await ask() == grpc.StatusCode.OK
 
 
+@pytest.mark.parametrize(("code", "taken"), [("UNAVAILABLE", ["a", "b"]), ("INVALID_ARGUMENT", ["b"])])
+async def test_what_is_refused_is_sent_again_if_that_may_help(collector, code, taken, monkeypatch):
+    monkeypatch.setattr(otlp, "SPANS_SECONDS", 0.05)
+    collector.refusals = [grpc.StatusCode[code]]
+    async with otlp.sending(collector.address, share=1.0):
+        for name in ("a", "b"):
+            with traces.span(name):
+                pass
+            async with asyncio.timeout(10):
+                while name == "a" and collector.refusals:
+                    await asyncio.sleep(0.01)
+    assert [span.name for span in collector.spans] == taken
+
+
 async def test_counts_reach_the_collector(collector):
     async with otlp.sending(collector.address, share=0.0):
         await ask()
