@@ -35,6 +35,7 @@ namespace: kitchen
 trustDomain: kitchen.example
 edge: { port: 9443, replicas: 3 }
 database: { address: "db:5432", replicas: ["db-a:5432", "db-b:5432"], maxLagSeconds: 2 }
+telemetry: { otlp: "collector.watch:4317", sampled: 0.25, port: 9464 }
 services:
   food: { replicas: 4, canary: { replicas: 2, weight: 60 }, database: { poolSize: 7 }, events: {} }
   nutrition: { calls: [food, profile, meal-plan] }
@@ -200,7 +201,7 @@ def test_no_container_may_more_than_it_needs(rendered):
 
 
 def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, monkeypatch):
-    _, documents = rendered
+    topology, documents = rendered
     for name, deployment in of_kind(documents, "Deployment").items():
         service, subset = deployed(deployment)
         if service == CONTROL:
@@ -211,12 +212,25 @@ def test_an_application_gets_the_environment_that_the_runtime_reads(rendered, mo
                 patch.setenv(variable, value if isinstance(value, str) else "elsewhere")
             read = runtime_environment.__wrapped__()
         assert (read.service, read.subset) == (service, subset)
+        assert (read.otlp, read.sampled) == (topology.telemetry.otlp, topology.telemetry.sampled)
         assert env["NOURISH_INSTANCE"] == {"fieldRef": {"fieldPath": "metadata.name"}}
         proxy = yaml.safe_load(bootstraps(documents)[name])
         metadata = proxy["node"]["metadata"]
         assert (read.listen, read.egress) == (f"unix:{metadata['app_socket']}", f"unix:{metadata['egress_socket']}")
+        assert read.telemetry == metadata["telemetry_socket"]
         admin = f"unix:{proxy['admin']['address']['pipe']['path']}"
         assert read.admin == (admin if service == EDGE else "")
+
+
+def test_prometheus_is_told_of_every_pods_port_if_there_is_one(rendered):
+    topology, documents = rendered
+    for name, deployment in of_kind(documents, "Deployment").items():
+        told = deployment["spec"]["template"]["metadata"]["annotations"].get("prometheus.io/port")
+        if name == CONTROL or not topology.telemetry.port:
+            assert told is None
+        else:
+            metadata = yaml.safe_load(bootstraps(documents)[name])["node"]["metadata"]
+            assert int(told) == metadata["metrics_port"] == topology.telemetry.port
 
 
 def test_a_service_with_a_database_takes_its_address_from_its_own_secret(rendered):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mesh.contract import Contract
-from mesh.topology import Canary, Limits, Service, ServiceDatabase, Topology
+from mesh.topology import Canary, Limits, Service, ServiceDatabase, Telemetry, Topology
 from mesh.traffic import Abort, Delay, FaultHeader, Faults, Mirror, Outliers, Rate, Rates, Traffic
 from mesh.values import CHART_VALUES, ValuesError, ValuesFile, check, load, locate, merge, read
 from mesh.values.proxyless import SUPPORT
@@ -62,6 +62,7 @@ image: {repository: registry.example/nourish, tag: "1.10"}
 edge: {port: 9000, replicas: 2, maxRequestBytes: 2048}
 database: {address: "db.example:5432", maxConnections: 50}
 events: {address: "nats.example:4222"}
+telemetry: {otlp: "[::1]:4317", sampled: 0.5, port: 9464}
 services:
   food:
     calls: [profile]
@@ -95,6 +96,7 @@ services:
     assert (topology.edge.port, topology.edge.replicas, topology.edge.max_request_bytes) == (9000, 2, 2048)
     assert (topology.database.address, topology.database.max_connections) == ("db.example:5432", 50)
     assert topology.events.address == "nats.example:4222"
+    assert topology.telemetry == Telemetry("[::1]:4317", sampled=0.5, port=9464)
 
 
 @pytest.mark.parametrize(

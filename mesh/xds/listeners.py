@@ -36,7 +36,7 @@ def inbound(node: NodePlan) -> listener_pb2.Listener:
     http.local_reply_config.CopyFrom(local_replies.inbound())
     http.access_log.append(access_log.log(INBOUND, **access_log.CALLER))
     http.MergeFrom(connections.inbound(node))
-    http.MergeFrom(tracing.sidecar(node))
+    http.MergeFrom(tracing.inbound(node))
     chain = _chain(http)
     chain.transport_socket.CopyFrom(tls.downstream(node))
     chain.transport_socket_connect_timeout.CopyFrom(pb.seconds(5))
@@ -50,7 +50,7 @@ def egress(node: NodePlan) -> listener_pb2.Listener:
     http = _http(EGRESS, [policy(node) for policy in policies.EGRESS_FILTERS], kept=(balancing.KEY,))
     http.local_reply_config.CopyFrom(local_replies.egress())
     http.access_log.append(access_log.log(EGRESS, **access_log.CALLEE))
-    http.MergeFrom(tracing.sidecar(node))
+    http.MergeFrom(tracing.egress(node))
     listener = tracing.outbound(node)
     listener.MergeFrom(
         listener_pb2.Listener(name=EGRESS, address=pb.pipe(node.node.egress_socket), filter_chains=[_chain(http)])

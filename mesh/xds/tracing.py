@@ -25,18 +25,27 @@ def edge(node: NodePlan) -> HttpConnectionManager:
     return HttpConnectionManager(tracing=_tracing(node, node.node.service, "%ROUTE_NAME%", share))
 
 
-def sidecar(node: NodePlan) -> HttpConnectionManager:
-    """Takes part where a collector is told of it; else what comes is passed on as it is."""
-    if not node.telemetry.otlp:
-        return HttpConnectionManager()
-    share = node.telemetry.sampled * 100  # of what begins here: a call that is made by hand
-    return HttpConnectionManager(tracing=_tracing(node, f"{node.node.service}.proxy", "%REQ(:PATH)%", share))
+def inbound(node: NodePlan) -> HttpConnectionManager:
+    """Follows the caller. What comes without a trace is a health check, of which nothing is recorded."""
+    return _sidecar(node, 0.0)
+
+
+def egress(node: NodePlan) -> HttpConnectionManager:
+    """Follows the application; of what comes from it without a trace the share is recorded."""
+    return _sidecar(node, node.telemetry.sampled * 100)
 
 
 def outbound(node: NodePlan) -> listener_pb2.Listener:
     """Makes the spans of a listener those of a caller."""
     direction = base_pb2.OUTBOUND if node.telemetry.otlp else base_pb2.UNSPECIFIED
     return listener_pb2.Listener(traffic_direction=direction)
+
+
+def _sidecar(node: NodePlan, share: float) -> HttpConnectionManager:
+    """Takes part where a collector is told of it; else what comes is passed on as it is."""
+    if not node.telemetry.otlp:
+        return HttpConnectionManager()
+    return HttpConnectionManager(tracing=_tracing(node, f"{node.node.service}.proxy", "%REQ(:PATH)%", share))
 
 
 def _tracing(node: NodePlan, service: str, operation: str, share: float) -> HttpConnectionManager.Tracing:

@@ -53,14 +53,11 @@ def test_the_function_that_costs_most_is_shown_first(service: Paths, run: Run) -
     assert 0.1 < found["functions"][0]["own"] <= found["functions"][0]["total"] <= found["busy"]
 
 
-@pytest.mark.parametrize(("name", "starts"), [("flame.svg", "<?xml"), ("profile.json", '{"$schema"')])
-def test_a_file_has_the_form_that_its_name_asks_for(
-    service: Paths, run: Run, tmp_path: Path, name: str, starts: str
-) -> None:
-    done = run("profile", "food", "--instance", "food-0", "--seconds", "1", "-o", tmp_path / name)
+def test_a_file_has_the_form_that_its_name_asks_for(service: Paths, run: Run, tmp_path: Path) -> None:
+    done = run("profile", "food", "--instance", "food-0", "--seconds", "1", "-o", tmp_path / "flame.svg")
     assert done.exit_code == 0, done.output
-    text = (tmp_path / name).read_text()
-    assert text.startswith(starts)
+    text = (tmp_path / "flame.svg").read_text()
+    assert text.startswith("<?xml")
     assert "hot" in text
 
 

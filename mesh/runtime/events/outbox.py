@@ -15,11 +15,8 @@ from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
 
 CHANNEL = "runtime_outbox"  # what NOTIFY says when there may be rows
-HEADERS = (
-    auth.REQUEST_ID_HEADER,
-    auth.TRACE_HEADER,
-    auth.TRACE_STATE_HEADER,
-)  # of the call in which an event is published
+# Of the call in which an event is published.
+HEADERS = (auth.REQUEST_ID_HEADER, auth.TRACE_HEADER, auth.TRACE_STATE_HEADER)
 _KEY_LOCKS = 0x6576  # any constant: the locks are per database
 # Whoever publishes for a key waits for those before to commit: then ids rise in the order of the commits.
 _INSERT = """

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -29,6 +30,16 @@ BATCH = 256
 SPANS_SECONDS, METRICS_SECONDS = 1.0, 15.0
 ANSWER_SECONDS = 5.0
 LAST_SECONDS = 2.0  # at the end of the process
+# What may be taken later; all else would be refused for ever.
+_AGAIN = frozenset(
+    (
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.UNAVAILABLE,
+    )
+)
 _TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 _CUMULATIVE = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -81,8 +92,10 @@ class _Sender:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), SPANS_SECONDS)
             self._enough.clear()
+            # What has come meanwhile waits for its own second, or until it is enough: a message costs more than a span.
             while self._waiting and await self._attempt(self._send_batch(ANSWER_SECONDS)):
-                pass
+                if len(self._waiting) < BATCH:
+                    break
             if self._away:
                 await asyncio.sleep(SPANS_SECONDS)
 
@@ -90,28 +103,44 @@ class _Sender:
         """Sends all counts now and then, until cancelled."""
         while True:
             await asyncio.sleep(METRICS_SECONDS)
-            await self._attempt(self._metrics(self._counts(), timeout=ANSWER_SECONDS))
+            await self._attempt(self._send_counts(ANSWER_SECONDS))
 
     async def send_rest(self) -> None:
         """Sends what waits and the counts as they are at the end; raises what gRPC does."""
         while self._waiting:
             await self._send_batch(LAST_SECONDS)
-        await self._metrics(self._counts(), timeout=LAST_SECONDS)
+        await self._send_counts(LAST_SECONDS)
 
     async def _send_batch(self, seconds: float) -> None:
         batch = self._waiting[:BATCH]
-        await self._traces(_spans(batch, self._resource), timeout=seconds)
-        del self._waiting[: len(batch)]
+        try:
+            await self._traces(_spans(batch, self._resource), timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _AGAIN:
+                raise
+            self._drop(batch, error)
+        except (TypeError, ValueError) as error:  # a span that no message can hold
+            self._drop(batch, error)
+        else:
+            del self._waiting[: len(batch)]
 
-    async def _attempt(self, sending: Any) -> bool:
+    async def _send_counts(self, seconds: float) -> None:
+        try:
+            await self._metrics(self._counts(), timeout=seconds)
+        except (TypeError, ValueError):
+            _log.exception("a figure is no number")
+
+    def _drop(self, batch: Sequence[Span], error: Exception) -> None:
+        del self._waiting[: len(batch)]
+        self.dropped += len(batch)
+        _log.warning("spans are not accepted", extra={"spans": len(batch), "error": str(error)})
+
+    async def _attempt(self, sending: Coroutine[Any, Any, None]) -> bool:
         try:
             await sending
         except grpc.aio.AioRpcError as error:
             if not self._away:
-                _log.warning(
-                    "the collector does not take what is sent",
-                    extra={"error": f"{error.code().name}: {error.details()}"},
-                )
+                _log.warning("the collector does not take what is sent", extra={"error": str(error.details())})
             self._away = True
             return False
         if self._away:
@@ -142,6 +171,7 @@ def _resource() -> resource_pb2.Resource:
     return resource_pb2.Resource(attributes=[_attribute(*fact) for fact in facts])
 
 
+@lru_cache(1024)  # the most are the same in every span
 def _attribute(key: str, value: str | int) -> common_pb2.KeyValue:
     of = {"int_value": value} if isinstance(value, int) else {"string_value": value}
     return common_pb2.KeyValue(key=key, value=common_pb2.AnyValue(**of))

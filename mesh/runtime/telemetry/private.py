@@ -5,8 +5,6 @@ A thread answers, so that it does while the event loop hangs. It waits without w
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import re
 import socket
 import sys
@@ -17,14 +15,10 @@ from pathlib import Path
 
 from mesh.runtime.telemetry import metrics
 
-METRICS = "/metrics"
-TRACER = "/tracer"
 _PR_SET_PTRACER = 0x59616D61  # include/uapi/linux/prctl.h; known where Yama is
 _SECONDS = 5.0
 _MOST_BYTES = 16 << 10
 _REQUEST = re.compile(rb"(GET|POST) (/[a-z]*)(?:\?pid=(\d{1,9}))?[^ ]* HTTP/1\.[01]\r\n")
-
-_log = logging.getLogger("mesh.runtime")
 
 
 @contextmanager
@@ -80,5 +74,7 @@ def _reply(asked: bytes) -> tuple[str, bytes]:
 
 def _let_trace(pid: int) -> None:
     """Lets one process, which may not by its rights alone where Yama is, look into this one; 0 for none any more."""
+    import ctypes  # noqa: PLC0415 - for this alone
+
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, pid, 0, 0, 0)  # fails where nobody needs it

@@ -14,6 +14,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.address = ""
+        self.refusals: list[grpc.StatusCode] = []  # answers to come before it takes anything
         self.spans: list[Any] = []
         self.metrics: dict[str, Any] = {}  # the last of each name
         self.resources: list[Any] = []
@@ -37,7 +38,9 @@ class Collector:
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(None)
 
-    async def _take_spans(self, request: Any, _context: Any) -> bytes:
+    async def _take_spans(self, request: Any, context: Any) -> bytes:
+        if self.refusals:
+            await context.abort(self.refusals.pop(0), "not now")
         for about in request.resource_spans:
             self.resources.append(about.resource)
             names = {a.key: a.value.string_value for a in about.resource.attributes}
