@@ -252,6 +252,7 @@ async def test_a_call_that_is_undone_was_exposed_all_the_same(db):
     with with_flags({"new": HALF}), serving("dora"), pytest.raises(ZeroDivisionError):
         async with db.unit_of_work():
             await flags.on("new")
+            await flags.settle()
             1 / 0  # noqa: B018
     ((_, _, user),) = await exposed(db)
     assert user == "dora"
