@@ -6,7 +6,7 @@ from importlib import import_module
 from bench import report
 
 ENGINES = ("cache", "database", "event_kills", "events", "jobs", "saga_kills", "start", "telemetry")
-MESH = ("fleet", "outage", "paths", "proxyless", "restarts", "rollout", "rotations", "sidecars")
+MESH = ("fleet", "kept", "outage", "paths", "proxyless", "restarts", "rollout", "rotations", "sidecars")
 BENCHES: dict[str, report.Bench] = {name: import_module(f"bench.{name}") for name in (*ENGINES, *MESH)}
 
 for name in sys.argv[1:] or BENCHES:

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ import yaml
 
 from mesh.local.events import read_state
 from mesh.local.guard import guard
+from mesh.local.lock import held
 from mesh.local.paths import Paths
 from mesh.pytest.mesh import ROOT, Mesh
+from mesh.topology import EDGE
 
 UP_SECONDS = 600.0  # the first start of all imports 390,000 foods
 END_SECONDS = 60.0
 POLL_SECONDS = 1.0
-_RUNS = ("mesh", "services", "gen/python", "envoy", "helm/values.yaml", "helm/values.schema.json", "requirements.lock")
+_RUNS = ("mesh", "services", "gen/python", "gen/descriptors.binpb", "envoy", "helm", "requirements.lock")
 _LEFT_OUT = {"tests", "__pycache__", "pytest"}
 _MEMORY = "kept.json"
 
@@ -87,10 +89,9 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is known of the mesh in a slot: of which code it is, what it runs, its port, the values in force."""
+    """What is known of the mesh in a slot: of which code it is, its port, the values in force."""
 
     code: str
-    services: tuple[str, ...]
     port: int
     values: str
 
@@ -98,8 +99,7 @@ class Memory:
     def read(cls, home: Path) -> Memory | None:
         """Of the mesh that runs and that nobody has changed; None if there is none."""
         try:
-            raw: dict[str, Any] = json.loads((home / _MEMORY).read_text())
-            found = cls(**{**raw, "services": tuple(raw["services"])})
+            found = cls(**json.loads((home / _MEMORY).read_text()))
             state, values = read_state(Paths.at(home).state), _digest(Paths.at(home).values.read_bytes())
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -131,11 +131,12 @@ class Kept:
             return self.mesh
         slot = self._slot = self._slot or self._take()
         code, memory = fingerprint(), Memory.read(slot.home)
-        if memory and memory.code == code and set(services) <= set(memory.services):
-            self.mesh, self._services = Mesh(slot.home, port=memory.port), frozenset(memory.services)
-            return self.mesh
-        self._services = self._services.union(services, memory.services if memory else ())
-        self.mesh = self._start(slot.home, code)
+        running = _services(slot.home) if memory else frozenset()
+        if memory and memory.code == code and running.issuperset(services):
+            self.mesh = Mesh(slot.home, port=memory.port)
+        else:
+            self.mesh = self._start(slot.home, code, running.union(services))
+        self._services = _services(slot.home)
         return self.mesh
 
     def end(self) -> None:
@@ -153,13 +154,14 @@ class Kept:
         self._guard = guard(ending, cwd=ROOT, env=os.environ)
         return slot
 
-    def _start(self, home: Path, code: str) -> Mesh:
+    def _start(self, home: Path, code: str, services: Iterable[str]) -> Mesh:
         mesh = self.mesh or Mesh(home)
-        mesh.run("down")
+        if held(mesh.paths.lock):
+            mesh.run("down")
         overlay = home / "overlay.yaml"
         overlay.write_text(json.dumps(_without_canaries()))
-        mesh.run("up", "--detach", "-f", str(overlay), *sorted(self._services), timeout=UP_SECONDS)
-        Memory(code, tuple(sorted(self._services)), mesh.port, _digest(mesh.paths.values.read_bytes())).write(home)
+        mesh.run("up", "--detach", "-f", str(overlay), *sorted(services), timeout=UP_SECONDS)
+        Memory(code, mesh.port, _digest(mesh.paths.values.read_bytes())).write(home)
         return mesh
 
 
@@ -213,6 +215,12 @@ def _without_canaries() -> dict[str, Any]:
     stanzas: dict[str, Any] = yaml.safe_load((ROOT / "helm/values.yaml").read_text())["services"]
     none = {"canary": {"replicas": 0, "weight": 0}}
     return {"services": {name: none for name, stanza in stanzas.items() if "canary" in stanza}}
+
+
+def _services(home: Path) -> frozenset[str]:
+    """Those that run there."""
+    state = read_state(Paths.at(home).state)
+    return frozenset(i.service for i in state.instances if i.service != EDGE) if state else frozenset()
 
 
 def _digest(data: bytes) -> str:

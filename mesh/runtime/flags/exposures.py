@@ -11,6 +11,7 @@ import hashlib
 import logging
 from contextvars import Context
 
+import protovalidate
 from cachetools import LRUCache
 from google.protobuf.timestamp_pb2 import Timestamp
 from nourish.mesh.v1.flags_pb2 import FlagExposed
@@ -77,9 +78,13 @@ async def _publish(db: Database, batch: list[tuple[Key, Timestamp]]) -> None:
     async with db.transaction() as connection:
         for key, time in batch:  # by user: who publishes for several keys does so in one order everywhere
             flag, variant, user = key
-            new = await connection.exec_driver_sql(_NEW, (_id(key),))
-            if new.rowcount:
-                event = FlagExposed(service=environment().service, flag=flag, variant=variant, user=user, time=time)
+            event = FlagExposed(service=environment().service, flag=flag, variant=variant, user=user, time=time)
+            try:
+                protovalidate.validate(event)
+            except protovalidate.ValidationError as error:  # it would be no other the next time
+                _log.error("an exposure of %s cannot be published: %s", flag, error)
+                continue
+            if (await connection.exec_driver_sql(_NEW, (_id(key),))).rowcount:
                 await publish(connection, event)
 
 

@@ -239,10 +239,20 @@ async def given_(user):
         return {await flags.on("new") for _ in range(3)}.pop()
 
 
+async def test_what_the_contract_refuses_holds_no_other_up(db, caplog):
+    with with_flags({"new": HALF}):
+        for user in ("x" * 301, "yara"):
+            with serving(user):
+                await flags.on("new")
+    assert [user for _, _, user in await exposed(db)] == ["yara"]
+    assert "an exposure of new cannot be published: user: must be at most 300 characters" in caplog.text
+
+
 async def test_a_call_that_is_undone_was_exposed_all_the_same(db):
     with with_flags({"new": HALF}), serving("dora"), pytest.raises(ZeroDivisionError):
         async with db.unit_of_work():
             await flags.on("new")
+            await flags.settle()
             1 / 0  # noqa: B018
     ((_, _, user),) = await exposed(db)
     assert user == "dora"
