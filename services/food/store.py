@@ -208,7 +208,7 @@ class FoodStore:
 
     @asynccontextmanager
     async def locked(self, id_: str) -> AsyncIterator[LockedFood | None]:
-        """The food `id_`, until the end of the block, which commits, locked if it is the user's; None if there is none."""
+        """The food `id_`, locked if it is the user's until the block, which commits, ends; None if there is none."""
         async with self._db.transaction() as connection:
             own = (await connection.execute(_LOCK, {"id": id_})).first()
             found = own or (await connection.execute(_FIND, {"id": id_})).first()

@@ -100,6 +100,7 @@ class DataKeys:
 
     def __init__(self, keyring: Keyring | None) -> None:
         self._ring = keyring
+        self._wrapping = ""  # the key that has encrypted all of them, as far as this process knows
         self._kept: TTLCache[str, DataKey] = TTLCache(KEPT_KEYS, KEPT_SECONDS)
 
     @property
@@ -198,6 +199,17 @@ class DataKeys:
         for row in await connection.execute(_ONE_EACH):
             self._opened(row.owner, row)
 
+    def has_new(self) -> bool:
+        """Whether the current key has changed since all data keys were encrypted by it.
+
+        Raises:
+            KeyringError: the keyring cannot be read.
+        """
+        if self._ring is None or self._ring.empty:
+            return False
+        self._ring.read()
+        return self._ring.current != self._wrapping
+
     async def rewrap(self, connection: AsyncConnection) -> int:
         """Encrypts some data keys by the current key that still are by another; how many, 0 at the end.
 
@@ -206,7 +218,7 @@ class DataKeys:
         Raises:
             KeyringError: one cannot be decrypted.
         """
-        if self._ring is None:
+        if self._ring is None or self._ring.empty:
             return 0
         self._ring.read()
         current = self._ring.current
@@ -217,6 +229,8 @@ class DataKeys:
                 for row in rows
             ]
             await connection.execute(_REWRAP, changes)
+        else:
+            self._wrapping = current
         return len(rows)
 
     def _made(self, owner: str) -> dict[str, Any]:

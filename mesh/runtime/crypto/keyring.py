@@ -27,6 +27,11 @@ class Keyring:
         """The id of the key to encrypt with."""
         return self._current
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has put a key there: so it is with a service that stores nothing sensitive."""
+        return not self.folder.is_dir() or all(path.name.startswith(".") for path in self.folder.iterdir())
+
     def read(self) -> None:
         """Reads the folder anew.
 
