@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from mesh.runtime import auth, errors
+from mesh.runtime.crypto.sensitive import may_be_sensitive
 from mesh.runtime.db import Database
 from mesh.runtime.handlers import MethodInfo
 
@@ -60,6 +61,15 @@ class StoredAnswers:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+
+    def check(self, method: MethodInfo) -> None:
+        """Finds out whether the answers of a method can be kept.
+
+        Raises:
+            KeyringError: they have sensitive fields, and there is no key to encrypt them by.
+        """
+        if may_be_sensitive(method.response.DESCRIPTOR):
+            self._db.keys.keyring.read()
 
     async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
         """As `Answers` says."""

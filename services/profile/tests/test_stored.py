@@ -144,11 +144,14 @@ async def test_without_the_right_key_it_does_not_start_says_so_and_changes_nothi
         assert await get(channel, made.name) == made
 
 
-async def test_without_any_key_nothing_sensitive_is_stored(opened):
-    async with opened(None) as db, serving(db) as channel:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await create(channel)
-        assert not [word for word in WORDS if word in await whole(db)]
+async def test_without_any_key_it_does_not_serve(opened, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, problem in ((None, "NOURISH_KEYS_DIR is not set"), (empty, "there is no key")):
+        async with opened(folder) as db:
+            with pytest.raises(KeyringError, match=problem):
+                async with serving(db):
+                    pass
 
 
 async def test_a_user_whose_key_is_erased_is_unreadable_and_others_are_not(opened):
