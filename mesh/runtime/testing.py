@@ -26,6 +26,7 @@ from mesh.runtime import auth, errors, settings
 from mesh.runtime.answers import digest, key_of
 from mesh.runtime.client import passing_on
 from mesh.runtime.db import current as current_database
+from mesh.runtime.db import database
 from mesh.runtime.handlers import MethodInfo
 from mesh.runtime.server import build_server
 
@@ -121,10 +122,22 @@ def postgres_server(postgres_runner: asyncio.Runner) -> Iterator[Postgres]:
             postgres_runner.run(server.stop())
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
+    """The name of a database with the runtime's own tables: to copy it costs less than to migrate one for each test."""
+
+    async def make() -> None:
+        async with database(url=await postgres_server.create_database("fresh")):
+            pass
+
+    postgres_runner.run(make())
+    return "fresh"
+
+
 @pytest.fixture
-def postgres_url(postgres_server: Postgres, postgres_runner: asyncio.Runner) -> str:
-    """The URL of a fresh, empty database."""
-    return postgres_runner.run(postgres_server.create_database(f"test_{next(_counter)}"))
+def postgres_url(postgres_server: Postgres, postgres_template: str, postgres_runner: asyncio.Runner) -> str:
+    """The URL of a fresh database, empty but for what the runtime makes in each."""
+    return postgres_runner.run(postgres_server.copy_database(postgres_template, f"test_{next(_counter)}"))
 
 
 def add_key(folder: Path) -> str:
