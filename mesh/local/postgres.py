@@ -121,7 +121,7 @@ class Postgres(OneChild):
         return self.url(name)
 
     async def copy_database(self, source: str, name: str) -> str:
-        """Makes database `name` as `source` is, to which nobody is connected, for the role of `source`; returns its URL."""
+        """Makes database `name` as `source` is, for the role of `source`, with nobody connected to that; its URL."""
         connection = await self._connect()
         try:
             await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}" OWNER "{source}"')
