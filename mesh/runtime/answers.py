@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from mesh.runtime import auth, errors
-from mesh.runtime.crypto.sensitive import may_be_sensitive
+from mesh.runtime.crypto.sensitive import has_sensitive
 from mesh.runtime.db import Database
 from mesh.runtime.handlers import MethodInfo
 
@@ -68,7 +68,7 @@ class StoredAnswers:
         Raises:
             KeyringError: they have sensitive fields, and there is no key to encrypt them by.
         """
-        if may_be_sensitive(method.response.DESCRIPTOR):
+        if has_sensitive(method.response.DESCRIPTOR):
             self._db.keys.keyring.read()
 
     async def once(self, method: MethodInfo, request: Any, make: Callable[[], Awaitable[Message]]) -> Message:
