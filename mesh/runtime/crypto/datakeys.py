@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class DataKey:
 
     id: bytes
     cipher: AESGCM
+    hashing: bytes
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """`plain`, encrypted for that place."""
@@ -78,6 +80,10 @@ class DataKey:
             return self.cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], head + place.encode())
         except InvalidTag:
             raise ValueError(f"what {place} holds was not encrypted for there, or was changed since") from None
+
+    def mac(self, text: bytes) -> bytes:
+        """A hash of `text`, from which nobody without the key can guess it."""
+        return hmac.digest(self.hashing, text, "sha256")
 
     def seal_fields(self, message: Message, place: str) -> bytes:
         """The sensitive fields of `message`, which loses them, encrypted for a column of their own."""
@@ -243,7 +249,8 @@ class DataKeys:
         return {"kek": ring.current, "wrapped": nonce + sealed}
 
     def _opened(self, owner: str, row: Any) -> DataKey:
-        return DataKey(bytes(row.id), _cipher(self._secret(owner, row)))
+        secret = self._secret(owner, row)
+        return DataKey(bytes(row.id), _cipher(secret), hmac.digest(secret, b"hashing", "sha256"))
 
     def _secret(self, owner: str, row: Any) -> bytes:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415

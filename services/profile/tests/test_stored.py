@@ -12,6 +12,7 @@ from nourish.profile.v1 import profile_pb2 as pb
 from nourish.profile.v1.profile_pb2 import ActivityLevel, Diet, Goal, Profile, Sex
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 
+from mesh.runtime.answers import digest
 from mesh.runtime.crypto import KeyringError
 from mesh.runtime.db import Rows, database, housekeeping
 from mesh.runtime.testing import add_key, as_user, serve_in_memory
@@ -73,6 +74,7 @@ async def test_nothing_sensitive_is_in_the_open_in_the_profile_or_in_the_kept_an
         stored = await whole(db)
         assert not [word for word in WORDS if word in stored]
         assert "CreateProfile" in stored
+        assert digest(pb.CreateProfileRequest(profile=FULL)).decode("latin-1") not in stored
         assert await create(channel, request_id=id_) == await get(channel, made.name) == made
         assert made.medications == ["warfarin"]
 
