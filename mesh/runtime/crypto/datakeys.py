@@ -240,6 +240,7 @@ class DataKeys:
         return len(rows)
 
     def _made(self, owner: str) -> dict[str, Any]:
+        self.keyring.read()  # not by a key that has given way a moment ago
         id_ = secrets.token_bytes(_ID_BYTES)
         return {"owner": owner, "id": id_, **self._wrapped(owner, id_, secrets.token_bytes(KEY_BYTES))}
 
