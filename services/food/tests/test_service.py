@@ -7,7 +7,6 @@ from collections import Counter
 
 import grpc
 import pytest
-import sqlalchemy as sa
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import error_details_pb2, status_pb2
 from nourish.food.v1.food_pb2 import (
@@ -31,11 +30,9 @@ from nourish.type.v1.nutrients_pb2 import Nutrients
 from nourish.type.v1.operations_pb2 import WaitOperationRequest
 
 from mesh.runtime import database, jobs
-from mesh.runtime.db import acting_for
 from mesh.runtime.testing import as_user, serve_in_memory
 from services.food.service import FoodService, OperationService
 from services.food.store import FoodStore
-from services.food.tests.sample import MIGRATIONS
 
 GENERIC = {Source.SOURCE_FOUNDATION, Source.SOURCE_SR_LEGACY, Source.SOURCE_SURVEY}
 STEW = Food(
@@ -496,39 +493,3 @@ class CountingStore(FoodStore):
     async def get(self, id_):
         self.reads[id_] += 1
         return await super().get(id_)
-
-
-async def test_a_query_that_forgets_its_condition_sees_the_users_own_foods_alone(sample_url, stub, alice, bob):
-    made = {
-        dict(user)["x-nourish-user"]: await stub.CreateFood(CreateFoodRequest(food=STEW), metadata=user)
-        for user in (alice, bob)
-    }
-    async with database(url=sample_url) as db:
-        for user, food in made.items():
-            async with acting_for(user), db.connection() as connection:
-                found = (await connection.execute(sa.text("SELECT id FROM food WHERE source = 5"))).scalars().all()
-            assert found == [food.name.removeprefix("foods/")]
-        async with db.connection() as connection:
-            assert (await connection.execute(sa.text("SELECT count(*) FROM own_food"))).scalar_one() == 0
-            assert (await connection.execute(sa.text("SELECT count(*) > 0 FROM food"))).scalar_one()
-
-
-async def test_own_foods_of_the_schema_before_are_still_there_and_their_owners(postgres_url, tmp_path):
-    old = tmp_path / "versions"
-    old.mkdir()
-    for path in (MIGRATIONS / "versions").glob("000[12]_*.py"):
-        (old / path.name).write_text(path.read_text())
-    async with database(tmp_path, url=postgres_url) as db, db.transaction() as connection:
-        for id_, owner, source in (("usda-1", "", 1), ("own-1", "alice", 5), ("own-2", "bob", 5)):
-            await connection.execute(
-                sa.text(
-                    "INSERT INTO food (id, owner, source, display_name, nutrients, portion_names, portion_grams, etag,"
-                    " plainness) VALUES (:id, :owner, :source, 'Stew', array_fill(NULL::float8, '{39}'), '{}', '{}',"
-                    " 'e', 1)"
-                ),
-                {"id": id_, "owner": owner, "source": source},
-            )
-    async with database(MIGRATIONS, url=postgres_url) as db, serve_in_memory(FoodService(FoodStore(db))) as channel:
-        stub = FoodServiceStub(channel)
-        for user, seen in (("alice", ["foods/own-1", "foods/usda-1"]), ("bob", ["foods/own-2", "foods/usda-1"])):
-            assert [food.name for food in await listed(stub, as_user(user))] == seen
