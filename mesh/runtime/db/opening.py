@@ -104,7 +104,7 @@ def _at(address: sa.URL, place: str) -> sa.URL:
     if "://" in place:
         return sa.make_url(place)
     host, _, port = place.rpartition(":")
-    return address.set(host=host, port=int(port))
+    return address.set(host=host.strip("[]"), port=int(port))
 
 
 @asynccontextmanager
