@@ -1,4 +1,4 @@
-"""What the database layer costs: late pages, protected rows and encrypted fields, each beside the plain one."""
+"""What the database layer costs: late pages beside first ones, protected and encrypted rows beside plain ones."""
 
 from __future__ import annotations
 

@@ -181,14 +181,21 @@ class _Registrar:
         wrapped = {}
         for name, handler in handlers.items():
             method = MethodInfo.of(methods[name])
-            if method.takes_request_id and is_implemented(handler) and not self._shared.answers:
-                raise RuntimeError(
-                    f"{method.path} takes a request_id: open the service's database before `serve`, which keeps there "
-                    "what each one was answered"
-                )
+            if method.takes_request_id and is_implemented(handler):
+                self._check_answers(method)
             wrapped[name] = register(wrap(shaped(handler, method), method, self._shared), handler)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._server.add_registered_method_handlers(service, wrapped)
+
+    def _check_answers(self, method: MethodInfo) -> None:
+        answers = self._shared.answers
+        if not answers:
+            raise RuntimeError(
+                f"{method.path} takes a request_id: open the service's database before `serve`, which keeps there "
+                "what each one was answered"
+            )
+        if isinstance(answers, StoredAnswers):
+            answers.check(method)
 
 
 def _clear_socket(path: str) -> None:

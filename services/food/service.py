@@ -27,7 +27,7 @@ from nourish.food.v1.food_pb2 import (
     UpdateFoodRequest,
 )
 
-from mesh.runtime import Context, auth, errors, jobs, masks, pages
+from mesh.runtime import Context, errors, etags, jobs, masks, pages
 from mesh.runtime.cache import Cache, on
 from services.food import domain
 from services.food.domain import Content, to_food
@@ -56,7 +56,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         return await self._food(request.name)
 
     async def _food(self, name: str) -> Food:
-        row = await self._store.get(_id(name), _reader())
+        row = await self._store.get(_id(name))
         if row is None:
             raise errors.not_found(name)
         return to_food(row)
@@ -68,9 +68,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
             cursor = pages.verify(request.page_token, scope=request)
             after = cursor["name"], cursor["id"]
         size = request.page_size or LIST_PAGE
-        rows = await self._store.page(
-            _reader(), category=request.category, source=request.source, after=after, limit=size + 1
-        )
+        rows = await self._store.page(category=request.category, source=request.source, after=after, limit=size + 1)
         page, token = pages.cut(rows, size, lambda last: {"name": last.display_name, "id": last.id}, scope=request)
         return ListFoodsResponse(foods=[to_food(row) for row in page], next_page_token=token)
 
@@ -79,16 +77,14 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         after = Cursor(**pages.verify(request.page_token, scope=request)) if request.page_token else None
         size = request.page_size or SEARCH_PAGE
         terms = await self._terms.get(request.query, lambda: self._store.terms(request.query))
-        hits = await self._store.search(
-            terms, request.query, _reader(), sources=request.sources, after=after, limit=size + 1
-        )
+        hits = await self._store.search(terms, request.query, sources=request.sources, after=after, limit=size + 1)
         page, token = pages.cut(hits, size, lambda last: last.cursor._asdict(), scope=request)
         results = [SearchResult(food=to_food(hit.row), score=hit.score) for hit in page]
         return SearchFoodsResponse(results=results, next_page_token=token)
 
     async def BatchGetFoods(self, request: BatchGetFoodsRequest, context: Context) -> BatchGetFoodsResponse:
         """Returns several foods in the order asked."""
-        found = await self._store.batch([_id(name) for name in request.names], _reader())
+        found = await self._store.batch([_id(name) for name in request.names])
         missing = [name for name in dict.fromkeys(request.names) if _id(name) not in found]
         if missing:
             raise errors.not_found(", ".join(missing))
@@ -98,7 +94,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         """Adds a food of the caller's own."""
         with _named_fields():
             content = domain.content_of(request.food)
-        return to_food(await self._store.create(auth.user(), content))
+        return to_food(await self._store.create(content))
 
     async def ImportFoods(self, request: ImportFoodsRequest, context: Context) -> Operation:
         """Begins to add many foods of the caller's own."""
@@ -114,14 +110,14 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
         for start in range(done, len(ids), IMPORTED_AT_ONCE):
             batch = ids[start : start + IMPORTED_AT_ONCE]
             async with job.transaction() as connection:
-                await self._store.add(connection, auth.user(), {id_: contents[id_] for id_ in batch})
+                await self._store.add(connection, {id_: contents[id_] for id_ in batch})
                 await job.report(ImportFoodsMetadata(done=start + len(batch), total=len(ids)))
         return ImportFoodsResponse(names=[f"foods/{id_}" for id_ in ids])
 
     async def UpdateFood(self, request: UpdateFoodRequest, context: Context) -> Food:
         """Changes a food of the caller's own."""
         sent = request.food
-        async with self._store.locked(_id(sent.name), auth.user()) as locked:
+        async with self._store.locked(_id(sent.name)) as locked:
             found = _own(locked, sent.name, sent.etag)
             stored = to_food(found.row)
             with _named_fields():
@@ -132,7 +128,7 @@ class FoodService(food_pb2_grpc.FoodServiceServicer):
 
     async def DeleteFood(self, request: DeleteFoodRequest, context: Context) -> Empty:
         """Deletes a food of the caller's own."""
-        async with self._store.locked(_id(request.name), auth.user()) as locked:
+        async with self._store.locked(_id(request.name)) as locked:
             if locked is None and request.allow_missing:
                 return Empty()
             await _own(locked, request.name, request.etag).delete()
@@ -152,19 +148,13 @@ def _id(name: str) -> str:
     return name.removeprefix("foods/")
 
 
-def _reader() -> str:
-    """Whose own foods are seen; '' for nobody's."""
-    return auth.principal().user or ""
-
-
 def _own(locked: LockedFood | None, name: str, etag: str) -> LockedFood:
     """The caller's own food, as the caller knows it, or the error that says why not."""
     if locked is None:
         raise errors.not_found(name)
     if locked.is_usda:
         raise errors.permission_denied(f"{name} is USDA's: add a food of your own instead")
-    if etag and etag != locked.row.etag:
-        raise errors.etag_mismatch(name)
+    etags.check(to_food(locked.row), etag)
     return locked
 
 

@@ -1,4 +1,4 @@
-"""All SQL of the service: users' foods and USDA's in one table, told apart by `owner` ('' is USDA)."""
+"""All SQL of the service. `food` is a view of USDA's foods and of those of the user of the call, whoever asks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import Database, auth, events, jobs
+from mesh.runtime.db import mine
 from services.food import domain
 from services.food.domain import Content, FoodRow
 from services.food.search import KNOWN_FOODS, MAX_WORDS, Neighbour, Term, as_typed, lexemes, matching, term
@@ -27,34 +28,38 @@ if TYPE_CHECKING:
 _FIGURES = sa.ARRAY(sa.Float(53))
 _C = sa.Text(collation="C")
 _metadata = sa.MetaData()
-_food = sa.Table(
-    "food",
-    _metadata,
-    sa.Column("id", _C),
-    sa.Column("owner", _C),
-    sa.Column("source", sa.SmallInteger),
-    sa.Column("display_name", _C),
-    sa.Column("category", _C),
-    sa.Column("nutrients", _FIGURES),
-    sa.Column("portion_names", sa.ARRAY(sa.Text)),
-    sa.Column("portion_grams", _FIGURES),
-    sa.Column("etag", sa.Text),
-    sa.Column("plainness", sa.REAL),
-    sa.Column("create_time", sa.DateTime(timezone=True)),
-    sa.Column("update_time", sa.DateTime(timezone=True)),
-    sa.Column("terms", pg.TSVECTOR),
-)
+
+
+def _foods(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        _metadata,
+        sa.Column("id", _C),
+        sa.Column("owner", _C),
+        sa.Column("source", sa.SmallInteger),
+        sa.Column("display_name", _C),
+        sa.Column("category", _C),
+        sa.Column("nutrients", _FIGURES),
+        sa.Column("portion_names", sa.ARRAY(sa.Text)),
+        sa.Column("portion_grams", _FIGURES),
+        sa.Column("etag", sa.Text),
+        sa.Column("plainness", sa.REAL),
+        sa.Column("create_time", sa.DateTime(timezone=True)),
+        sa.Column("update_time", sa.DateTime(timezone=True)),
+        sa.Column("terms", pg.TSVECTOR),
+    )
+
+
+_food, _own = _foods("food"), _foods("own_food")
 _c = _food.c
 _ROW = tuple(_c[name] for name in FoodRow._fields)
-USDA_OWNER = ""
+_OWN_ROW = tuple(_own.c[name] for name in FoodRow._fields)
 
 # Read by the driver itself: the service's most frequent call by far, at a third of the CPU time.
-_GET = f"SELECT {', '.join(FoodRow._fields)} FROM food WHERE id = $1 AND owner IN ('', $2)"  # noqa: S608 - constants
-_BATCH = sa.select(*_ROW).where(
-    _c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(_C))),
-    _c.owner.in_((sa.literal_column("''"), sa.bindparam("user"))),
-)
-_LOCK = sa.select(*_ROW, _c.owner).where(_c.id == sa.bindparam("id")).with_for_update()
+_GET = f"SELECT {', '.join(FoodRow._fields)} FROM food WHERE id = $1"  # noqa: S608 - constants
+_BATCH = sa.select(*_ROW).where(_c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(_C))))
+_FIND = sa.select(*_ROW).where(_c.id == sa.bindparam("id"))
+_LOCK = sa.select(*_OWN_ROW).where(_own.c.id == sa.bindparam("id")).with_for_update()
 # No stop words: they have no stem. Errors are looked for where no generic food has the word.
 _WORDS = sa.text(
     """
@@ -110,31 +115,26 @@ _OWN_SIMILARITY = 0.5
 
 
 class FoodStore:
-    """Foods in PostgreSQL.
-
-    Everywhere `user` is whose own foods count besides USDA's, '' for nobody's.
-    """
+    """Foods in PostgreSQL: USDA's, and those of the user of the call."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def get(self, id_: str, user: str) -> FoodRow | None:
-        """The food `id_`, None if there is none that `user` may see."""
+    async def get(self, id_: str) -> FoodRow | None:
+        """The food `id_`, None if there is no such."""
         async with self._db.raw() as connection:
-            row = await connection.fetchrow(_GET, id_, user)
+            row = await connection.fetchrow(_GET, id_)
             return FoodRow(*row) if row else None
 
-    async def batch(self, ids: Sequence[str], user: str) -> dict[str, FoodRow]:
-        """Those of the foods that `user` may see, by id."""
+    async def batch(self, ids: Sequence[str]) -> dict[str, FoodRow]:
+        """Those of the foods that there are, by id."""
         async with self._db.connection() as connection:
-            rows = await connection.execute(_BATCH, {"ids": list(set(ids)), "user": user})
+            rows = await connection.execute(_BATCH, {"ids": list(set(ids))})
             return {row.id: FoodRow(*row) for row in rows}
 
-    async def page(
-        self, user: str, *, category: str, source: int, after: tuple[str, str] | None, limit: int
-    ) -> Sequence[FoodRow]:
+    async def page(self, *, category: str, source: int, after: tuple[str, str] | None, limit: int) -> Sequence[FoodRow]:
         """At most `limit` foods after (display_name, id), in that order; '' and 0 do not filter."""
-        statement = page_statement(user, category=category, source=source, after=after, limit=limit)
+        statement = page_statement(category=category, source=source, after=after, limit=limit)
         async with self._db.connection() as connection:
             return [FoodRow(*row) for row in await connection.execute(statement)]
 
@@ -142,7 +142,7 @@ class FoodStore:
 
     async def terms(self, query: str) -> list[Term]:
         """The words of a query, stemmed, with the spellings each may stand for; no stop words, at most MAX_WORDS."""
-        async with self._db.connection() as connection:
+        async with self._db.read() as connection:
             rows = (await connection.execute(_WORDS, {"query": query})).all()
         by_stem: dict[str, list[Any]] = {}
         for row in rows:
@@ -161,14 +161,13 @@ class FoodStore:
         ]
 
     async def search(
-        self, terms: Sequence[Term], query: str, user: str, *, sources: Sequence[int], after: Cursor | None, limit: int
+        self, terms: Sequence[Term], query: str, *, sources: Sequence[int], after: Cursor | None, limit: int
     ) -> list[Hit]:
         """At most `limit` foods that fit, best first, from after `after`.
 
         Args:
             terms: of `query`.
             query: as typed, for the user's own foods, whose words no vocabulary has.
-            user: whose.
             sources: only these; all if empty.
             after: the last of the page before.
             limit: at most how many.
@@ -176,9 +175,9 @@ class FoodStore:
         hits: list[Hit] = []
         if not terms:
             return hits
-        async with self._db.connection() as connection:
+        async with self._db.read() as connection:
             for tier in TIERS[after.tier if after else 0 :]:
-                keys = _tier(tier, terms, query, user, sources)
+                keys = _tier(tier, terms, query, sources)
                 if keys is None:
                     continue
                 last = after if after and after.tier == tier else None
@@ -190,11 +189,11 @@ class FoodStore:
 
     # --- Users' own foods -------------------------------------------------------------------------------------------
 
-    async def create(self, user: str, content: Content) -> FoodRow:
-        """Adds a food of `user`."""
-        values = {"id": domain.new_user_id(), "owner": user, "source": int(domain.USER), **_values(content)}
+    async def create(self, content: Content) -> FoodRow:
+        """Adds a food of the user."""
+        values = {"id": domain.new_user_id(), "source": int(domain.USER), **_values(content)}
         async with self._db.transaction() as connection:
-            return FoodRow(*(await connection.execute(_food.insert().values(values).returning(*_ROW))).one())
+            return FoodRow(*(await connection.execute(_own.insert().values(values).returning(*_OWN_ROW))).one())
 
     async def begin_import(self, request: ImportFoodsRequest) -> Operation:
         """Has the foods of `request` added for the user of this call, whose imports take turns."""
@@ -202,51 +201,49 @@ class FoodStore:
             return await jobs.begin(connection, request, key=auth.user())
 
     @staticmethod
-    async def add(connection: AsyncConnection, user: str, foods: Mapping[str, Content]) -> None:
-        """Adds foods of `user` by their ids."""
-        common = {"owner": user, "source": int(domain.USER)}
-        values = [{"id": id_, **common, **_values(content)} for id_, content in foods.items()]
-        await connection.execute(_food.insert(), values)
+    async def add(connection: AsyncConnection, foods: Mapping[str, Content]) -> None:
+        """Adds foods of the user by their ids."""
+        values = [{"id": id_, "source": int(domain.USER), **_values(content)} for id_, content in foods.items()]
+        await connection.execute(_own.insert(), values)
 
     @asynccontextmanager
-    async def locked(self, id_: str, user: str) -> AsyncIterator[LockedFood | None]:
-        """The food `id_`, locked until the end of the block, which commits; None if `user` may not see any such."""
+    async def locked(self, id_: str) -> AsyncIterator[LockedFood | None]:
+        """The food `id_`, locked if it is the user's until the block, which commits, ends; None if there is none."""
         async with self._db.transaction() as connection:
-            row = (await connection.execute(_LOCK, {"id": id_})).first()
-            visible = row is not None and row.owner in (USDA_OWNER, user)
-            yield LockedFood(connection, row) if visible else None
+            own = (await connection.execute(_LOCK, {"id": id_})).first()
+            found = own or (await connection.execute(_FIND, {"id": id_})).first()
+            yield LockedFood(connection, FoodRow(*found), is_usda=own is None) if found else None
 
 
 class LockedFood:
     """A food that nobody else changes meanwhile."""
 
-    def __init__(self, connection: AsyncConnection, row: Any) -> None:
+    def __init__(self, connection: AsyncConnection, row: FoodRow, *, is_usda: bool) -> None:
         self._connection = connection
-        self.row = FoodRow(*row[:-1])
-        self.is_usda = row.owner == USDA_OWNER
+        self.row = row
+        self.is_usda = is_usda
 
     async def update(self, content: Content) -> FoodRow:
         """Replaces what a user may set; a new etag and time."""
-        change = _food.update().where(_c.id == self.row.id).values(update_time=sa.func.now(), **_values(content))
-        return FoodRow(*(await self._connection.execute(change.returning(*_ROW))).one())
+        change = _own.update().where(_own.c.id == self.row.id).values(update_time=sa.func.now(), **_values(content))
+        return FoodRow(*(await self._connection.execute(change.returning(*_OWN_ROW))).one())
 
     async def delete(self) -> None:
         """Removes it."""
-        await self._connection.execute(_food.delete().where(_c.id == self.row.id))
+        await self._connection.execute(_own.delete().where(_own.c.id == self.row.id))
 
 
-def page_statement(
-    user: str, *, category: str, source: int, after: tuple[str, str] | None, limit: int
-) -> sa.Select[Any]:
+def page_statement(*, category: str, source: int, after: tuple[str, str] | None, limit: int) -> sa.Select[Any]:
     """The statement of `FoodStore.page`.
 
     Each arm (USDA's four sources, the user's own) reads its own stretch of an index, so a late page costs what the
     first does.
     """
-    arms = [(USDA_OWNER, s) for s in (*domain.GENERIC, domain.BRANDED)] + [(user, domain.USER)]
+    usda = _c.owner == sa.literal_column("''")
+    arms = [(usda, s) for s in (*domain.GENERIC, domain.BRANDED)] + [(mine(_food), domain.USER)]
     keys = []
-    for owner, arm_source in arms:
-        key = sa.select(_c.display_name, _c.id).where(_c.owner == owner, _c.source == int(arm_source))
+    for owned, arm_source in arms:
+        key = sa.select(_c.display_name, _c.id).where(owned, _is(arm_source))
         if category:
             key = key.where(_c.category == category)
         if after:
@@ -272,9 +269,7 @@ def _has(text: str) -> sa.ColumnElement[bool]:
     return _c.terms.bool_op("@@")(_tsquery(text))
 
 
-def _tier(
-    tier: int, terms: Sequence[Term], query: str, user: str, sources: Sequence[int]
-) -> sa.Select[tuple[str, int]] | None:
+def _tier(tier: int, terms: Sequence[Term], query: str, sources: Sequence[int]) -> sa.Select[tuple[str, int]] | None:
     """(id, rank) of the foods of a tier; None if the filters leave none."""
     wanted = set(sources or (*domain.GENERIC, domain.BRANDED, domain.USER))
     every, some = _has(matching(terms)), _has(matching(terms, any_of=True))
@@ -285,13 +280,17 @@ def _tier(
     if generic and not (tier == 2 and len(terms) == 1):  # some of one word is all of it
         filters = [] if len(generic) == len(domain.GENERIC) else [_in(generic)]
         arms.append(_ranked(terms, _in(domain.GENERIC), *filters, *([every] if tier == 0 else [some, ~every])))
-    if user and domain.USER in wanted:
-        own = _c.owner == user, _c.source == int(domain.USER)
+    if domain.USER in wanted:
+        own = mine(_food), _is(domain.USER)
         arms.append(_ranked(terms, *own, every) if tier == 0 else _alike(query, *own, ~every))
     if not arms:
         return None
     found = sa.union_all(*arms).subquery()
     return sa.select(found.c.id, found.c.rank)
+
+
+def _is(source: int) -> sa.ColumnElement[bool]:
+    return _in((source,))
 
 
 def _in(sources: Sequence[int]) -> sa.ColumnElement[bool]:
@@ -349,27 +348,28 @@ COPY_COLUMNS = (
 _IMPORT_LOCK = 0x75736461  # any constant: the lock is per database
 # Built when the table is full, which takes a fraction of the time. `source IN` is spelled as `_in` spells it.
 INDEXES = {
-    "food_id": "CREATE UNIQUE INDEX IF NOT EXISTS food_id ON food (id)",
-    "food_by_name": "CREATE INDEX IF NOT EXISTS food_by_name ON food (owner, source, display_name, id)",
+    "food_id": "CREATE UNIQUE INDEX IF NOT EXISTS food_id ON usda_food (id)",
+    "food_by_name": "CREATE INDEX IF NOT EXISTS food_by_name ON usda_food (owner, source, display_name, id)",
     "food_by_category": "CREATE INDEX IF NOT EXISTS food_by_category"
-    " ON food (owner, source, category, display_name, id)",
-    "food_generic_terms": "CREATE INDEX IF NOT EXISTS food_generic_terms ON food USING gin (terms)"
+    " ON usda_food (owner, source, category, display_name, id)",
+    "food_generic_terms": "CREATE INDEX IF NOT EXISTS food_generic_terms ON usda_food USING gin (terms)"
     " WHERE source IN (1, 2, 3)",
-    "food_branded_terms": "CREATE INDEX IF NOT EXISTS food_branded_terms ON food USING gin (terms) WHERE source IN (4)",
+    "food_branded_terms": "CREATE INDEX IF NOT EXISTS food_branded_terms ON usda_food USING gin (terms)"
+    " WHERE source IN (4)",
 }
 # Stems, and as generic foods spell them: an error shows in the word, not in its stem ("choclate" is no "chocol").
 _VOCABULARY = (
     f"""
     INSERT INTO food_word (word, stem, generic, total)
     SELECT word, word, sum(generic), sum(generic + branded) FROM (
-      SELECT word, ndoc AS generic, 0 AS branded FROM ts_stat('SELECT terms FROM food WHERE source IN (1, 2, 3)')
-      UNION ALL SELECT word, 0, ndoc FROM ts_stat('SELECT terms FROM food WHERE source IN (4)')
+      SELECT word, ndoc AS generic, 0 AS branded FROM ts_stat('SELECT terms FROM usda_food WHERE source IN (1, 2, 3)')
+      UNION ALL SELECT word, 0, ndoc FROM ts_stat('SELECT terms FROM usda_food WHERE source IN (4)')
     ) GROUP BY word HAVING sum(generic) > 0 OR sum(branded) >= {KNOWN_FOODS}
     """,  # noqa: S608 - a constant of ours
     """
     INSERT INTO food_word (word, stem, generic, total)
     SELECT s.word, w.stem, w.generic, w.total FROM ts_stat(
-      'SELECT to_tsvector(''pg_catalog.simple'', food_plain(display_name)) FROM food WHERE source IN (1, 2, 3)'
+      'SELECT to_tsvector(''pg_catalog.simple'', food_plain(display_name)) FROM usda_food WHERE source IN (1, 2, 3)'
     ) s JOIN food_word w ON w.word = (ts_lexize('pg_catalog.english_stem', s.word))[1]
     ON CONFLICT DO NOTHING
     """,
@@ -447,7 +447,7 @@ class Loader:
         async with self._connection.transaction():
             for index in INDEXES:
                 await self._connection.execute(f"DROP INDEX IF EXISTS {index}")
-            await self._connection.execute("DELETE FROM food WHERE owner = ''")
+            await self._connection.execute("DELETE FROM usda_food")
             await self._connection.execute("TRUNCATE food_word, usda_import")
             await self._connection.execute("INSERT INTO usda_import (data) VALUES ($1)", data)
         return ImportState(data)
@@ -455,7 +455,9 @@ class Loader:
     async def add(self, lines: bytes, state: ImportState) -> None:
         """Adds foods, in COPY's text format, and moves the cursor to `state`, both or neither."""
         async with self._connection.transaction():
-            await self._connection.copy_to_table("food", source=BytesIO(lines), columns=COPY_COLUMNS, format="text")
+            await self._connection.copy_to_table(
+                "usda_food", source=BytesIO(lines), columns=COPY_COLUMNS, format="text"
+            )
             await self._connection.execute(
                 "UPDATE usda_import SET rows_read = $1, foods = $2, counts = $3",
                 state.rows_read,
@@ -474,5 +476,5 @@ class Loader:
             for statement in _VOCABULARY:
                 await self._connection.execute(statement)
         yield "statistics"
-        await self._connection.execute("VACUUM (ANALYZE) food")
+        await self._connection.execute("VACUUM (ANALYZE) usda_food")
         await self._connection.execute("ANALYZE food_word")

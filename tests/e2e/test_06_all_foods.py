@@ -6,6 +6,7 @@ from nourish.food.v1.food_pb2 import ListFoodsRequest, SearchFoodsRequest, Sourc
 from sqlalchemy.dialects import postgresql
 
 from mesh.runtime import database
+from mesh.runtime.db import acting_for
 from services.food.store import import_state, page_statement
 from services.food.tests.sample import serving
 
@@ -75,10 +76,10 @@ async def test_the_generic_plain_food_comes_first_among_all(url, query, first):
 async def test_a_late_page_reads_no_more_than_the_first(url, filters):
     """Counted in blocks, which no other load on the machine changes."""
     blocks = []
-    async with database(url=url, pool=1) as db, db.connection() as connection:
+    async with database(url=url, pool=1) as db, acting_for("alice"), db.connection() as connection:
         for after in (None, ("MILK", ""), ("Y", "")):
             options = {"category": "", "source": 0, **filters}
-            statement = page_statement("alice", after=after, limit=51, **options)
+            statement = page_statement(after=after, limit=51, **options)
             text = str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))
             plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {text}")
             top = plan.scalar_one()[0]["Plan"]

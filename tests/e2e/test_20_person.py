@@ -43,6 +43,10 @@ def test_a_profile_is_made_changed_and_deleted_and_its_targets_follow(person):
     assert (stale.status_code, stale.json()["code"]) == (409, 10)
     me.delete(f"/{made['name']}").raise_for_status()
     assert me.get(f"/{made['name']}").status_code == 404
+    assert me.get("/profiles", params={"showDeleted": True}).json()["profiles"][0]["expireTime"]
+    back = me.post(f"/{made['name']}:undelete", json={}).raise_for_status().json()
+    assert back == me.get(f"/{made['name']}").json()
+    assert (back["weightKg"], back["allergies"]) == (80, ["peanuts"])
 
 
 def test_nobody_else_sees_a_profile(person):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ class DataKey:
 
     id: bytes
     cipher: AESGCM
+    hashing: bytes
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """`plain`, encrypted for that place."""
@@ -79,6 +81,10 @@ class DataKey:
         except InvalidTag:
             raise ValueError(f"what {place} holds was not encrypted for there, or was changed since") from None
 
+    def mac(self, text: bytes) -> bytes:
+        """A hash of `text`, from which nobody without the key can guess it."""
+        return hmac.digest(self.hashing, text, "sha256")
+
     def seal_fields(self, message: Message, place: str) -> bytes:
         """The sensitive fields of `message`, which loses them, encrypted for a column of their own."""
         return self.seal(take_out(message).SerializeToString(), place)
@@ -100,6 +106,7 @@ class DataKeys:
 
     def __init__(self, keyring: Keyring | None) -> None:
         self._ring = keyring
+        self._wrapping = ""  # the key that has encrypted all of them, as far as this process knows
         self._kept: TTLCache[str, DataKey] = TTLCache(KEPT_KEYS, KEPT_SECONDS)
 
     @property
@@ -198,6 +205,17 @@ class DataKeys:
         for row in await connection.execute(_ONE_EACH):
             self._opened(row.owner, row)
 
+    def has_new(self) -> bool:
+        """Whether the current key has changed since all data keys were encrypted by it.
+
+        Raises:
+            KeyringError: the keyring cannot be read.
+        """
+        if self._ring is None or self._ring.empty:
+            return False
+        self._ring.read()
+        return self._ring.current != self._wrapping
+
     async def rewrap(self, connection: AsyncConnection) -> int:
         """Encrypts some data keys by the current key that still are by another; how many, 0 at the end.
 
@@ -206,7 +224,7 @@ class DataKeys:
         Raises:
             KeyringError: one cannot be decrypted.
         """
-        if self._ring is None:
+        if self._ring is None or self._ring.empty:
             return 0
         self._ring.read()
         current = self._ring.current
@@ -217,9 +235,12 @@ class DataKeys:
                 for row in rows
             ]
             await connection.execute(_REWRAP, changes)
+        else:
+            self._wrapping = current
         return len(rows)
 
     def _made(self, owner: str) -> dict[str, Any]:
+        self.keyring.read()  # not by a key that has given way a moment ago
         id_ = secrets.token_bytes(_ID_BYTES)
         return {"owner": owner, "id": id_, **self._wrapped(owner, id_, secrets.token_bytes(KEY_BYTES))}
 
@@ -229,7 +250,8 @@ class DataKeys:
         return {"kek": ring.current, "wrapped": nonce + sealed}
 
     def _opened(self, owner: str, row: Any) -> DataKey:
-        return DataKey(bytes(row.id), _cipher(self._secret(owner, row)))
+        secret = self._secret(owner, row)
+        return DataKey(bytes(row.id), _cipher(secret), hmac.digest(secret, b"hashing", "sha256"))
 
     def _secret(self, owner: str, row: Any) -> bytes:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415

@@ -27,6 +27,11 @@ class Keyring:
         """The id of the key to encrypt with."""
         return self._current
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody has put a key there: so it is with a service that stores nothing sensitive."""
+        return not self.folder.is_dir() or all(path.name.startswith(".") for path in self.folder.iterdir())
+
     def read(self) -> None:
         """Reads the folder anew.
 
@@ -34,10 +39,10 @@ class Keyring:
             KeyringError: there is no key in it, or a file is none.
         """
         try:
+            named = self.folder / CURRENT
+            current = named.read_text().strip() if named.exists() else ""  # first: a new key is there before its name
             names = sorted(p.name for p in self.folder.iterdir() if not p.name.startswith(".") and p.name != CURRENT)
             keys = {name: self._key(name) for name in names}
-            named = self.folder / CURRENT
-            current = named.read_text().strip() if named.exists() else ""
         except OSError as error:
             raise KeyringError(f"the keys in {self.folder} cannot be read: {error.strerror}") from None
         if not keys:

@@ -20,18 +20,26 @@ def is_sensitive(field: Field) -> bool:
 
 
 @cache
+def has_sensitive(descriptor: Any) -> bool:
+    """Whether the contract marks a field of such a message, at any depth."""
+    return any(is_sensitive(field) for kind in _within(descriptor) for field in kind.fields)
+
+
+@cache
 def may_be_sensitive(descriptor: Any) -> bool:
-    """Whether a message of that kind has a sensitive field at any depth, or holds anything whatever."""
-    seen, waiting = set(), [descriptor]
+    """Whether it has such a field, or holds anything whatever."""
+    return has_sensitive(descriptor) or any(kind.full_name == ANY for kind in _within(descriptor))
+
+
+def _within(descriptor: Any) -> list[Any]:
+    """The kinds of messages that such a message is made of."""
+    found, waiting = {}, [descriptor]
     while waiting:
         kind = waiting.pop()
-        if kind.full_name in seen:
-            continue
-        seen.add(kind.full_name)
-        if kind.full_name == ANY or any(map(is_sensitive, kind.fields)):
-            return True
-        waiting += [field.message_type for field in kind.fields if field.message_type]
-    return False
+        if kind.full_name not in found:
+            found[kind.full_name] = kind
+            waiting += [field.message_type for field in kind.fields if field.message_type]
+    return list(found.values())
 
 
 def take_out(message: M) -> M:

@@ -28,7 +28,8 @@ class Database:
     """An open database.
 
     Attributes:
-        engine: the pooled SQLAlchemy engine, for what the methods here do not give.
+        engine: the pooled SQLAlchemy engine. A connection that is taken from it, and not by a method here, may show the
+            rows of whoever had it before.
         published: set when a transaction that published events has ended.
         keys: the data keys, by which sensitive fields are encrypted.
         guarded: whether it has tables whose rows are their owner's alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -13,8 +14,8 @@ from mesh.runtime.backoff import Backoff
 from mesh.runtime.db.database import Database
 from mesh.runtime.db.rows import POLICY, Rows
 
-# A new key is in use so soon; what has expired is gone so soon.
-ROUND_SECONDS = 5.0
+ROUND_SECONDS = 5.0  # so soon a new key is in use
+ROUNDS_OF_ALL = 12  # so often the database is asked whether there is anything to do
 PURGED_AT_ONCE = 500
 _BACKOFF = Backoff(first=1.0, limit=60.0)
 # Those that `protect` has given a soft delete.
@@ -31,16 +32,17 @@ _log = logging.getLogger("mesh.runtime.db")
 async def keep(db: Database) -> None:
     """Keeps house for ever."""
     failures = 0
-    while True:
+    for number in itertools.count():
+        pause = ROUND_SECONDS * (0.5 + random.random())  # noqa: S311 - spreads the instances
+        await asyncio.sleep(_BACKOFF.seconds(failures) if failures else pause)
         try:
-            await once(db)
+            if db.keys.has_new() or failures or number % ROUNDS_OF_ALL == 0:
+                await once(db)
         except Exception as error:  # noqa: BLE001 - whatever it is: calls go on, and it is tried again
             failures += 1
             _log.error("housekeeping waits", extra={"error": f"{type(error).__name__}: {error}"})
         else:
             failures = 0
-        pause = ROUND_SECONDS * (0.5 + random.random())  # noqa: S311 - spreads the instances
-        await asyncio.sleep(_BACKOFF.seconds(failures) if failures else pause)
 
 
 async def once(db: Database) -> None:

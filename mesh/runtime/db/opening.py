@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,8 @@ from mesh.runtime.environment import environment, required
 STATEMENT_TIMEOUT_MS = 300_000
 # Of the tables that the runtime keeps in every database.
 _OWN_MIGRATIONS = Path(__file__).parents[1] / "migrations"
+_OWN_TABLE = "runtime_version"
+_STATED = re.compile(r"""^(revision|down_revision)\b[^=\n]*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
 
 
@@ -102,7 +105,7 @@ def _at(address: sa.URL, place: str) -> sa.URL:
     if "://" in place:
         return sa.make_url(place)
     host, _, port = place.rpartition(":")
-    return address.set(host=host, port=int(port))
+    return address.set(host=host.strip("[]"), port=int(port))
 
 
 @asynccontextmanager
@@ -126,7 +129,7 @@ async def _prepare(engine: AsyncEngine, migrations: Path | None, keys: DataKeys)
         await rows.show_in_session(connection, rows.wanted(rows.Rows.EVERYONES))  # a migration changes all of them
         await connection.commit()
         try:
-            await connection.run_sync(_migrate, _OWN_MIGRATIONS, "runtime_version", "heads", keys)
+            await connection.run_sync(_migrate, _OWN_MIGRATIONS, _OWN_TABLE, "heads", keys)
             if migrations:
                 await connection.run_sync(_migrate, migrations, "alembic_version", "head", keys)
             pages.configure(await _page_key(connection))
@@ -140,7 +143,9 @@ async def _prepare(engine: AsyncEngine, migrations: Path | None, keys: DataKeys)
 
 
 def _migrate(connection: sa.Connection, migrations: Path, table: str, target: str, keys: DataKeys) -> None:
-    from alembic import command  # noqa: PLC0415 - 0.2 s that a process without a database does not pay
+    if _is_done(connection, migrations, table):
+        return
+    from alembic import command  # noqa: PLC0415 - 0.2 s and 11 MB that a process with nothing to migrate does not pay
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config(attributes={"connection": connection, "table": table, "keys": keys})
@@ -149,6 +154,24 @@ def _migrate(connection: sa.Connection, migrations: Path, table: str, target: st
     config.set_main_option("path_separator", "newline")
     command.upgrade(config, target)
     connection.commit()
+
+
+def _is_done(connection: sa.Connection, migrations: Path, table: str) -> bool:
+    """Whether the database is where the migrations end. If these end in no one place, alembic says so."""
+    if not connection.execute(sa.text("SELECT to_regclass(:table)"), {"table": table}).scalar_one():
+        return False
+    stated = [_stated(path.read_text()) for path in (migrations / "versions").glob("*.py")]
+    followed = {before for _, before in stated}
+    ends = {revision for revision, _ in stated} - followed
+    several = table == _OWN_TABLE  # lines of their own
+    reached = set(connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalars())  # noqa: S608 - a constant
+    return reached == ends and (several or len(ends) == 1)
+
+
+def _stated(text: str) -> tuple[str | None, str | None]:
+    """A revision, and the one before, as a migration says them: `revision = "0002"`."""
+    found = dict(_STATED.findall(text))
+    return found.get("revision"), found.get("down_revision")
 
 
 async def _page_key(connection: AsyncConnection) -> bytes:

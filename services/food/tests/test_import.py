@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from nourish.food.v1.food_pb2 import GetFoodRequest, ListFoodsRequest
 
 from mesh.runtime import database, events
+from mesh.runtime.db import acting_for
 from mesh.runtime.errors import ServiceError
 from services.food import domain, usda
 from services.food.service import FoodService
@@ -105,9 +106,9 @@ async def contents(url):
     async with database(url=url, pool=1) as db, db.connection() as connection:
         queries = (
             "SELECT count(*), md5(string_agg(concat_ws('|', id, source, display_name, category, nutrients,"
-            " portion_names, portion_grams, etag, plainness, terms), ';' ORDER BY id)) FROM food",
+            " portion_names, portion_grams, etag, plainness, terms), ';' ORDER BY id)) FROM usda_food",
             "SELECT count(*), md5(string_agg(w::text, ';' ORDER BY word)) FROM food_word w",
-            "SELECT string_agg(indexdef, ';' ORDER BY indexdef) FROM pg_indexes WHERE tablename = 'food'",
+            "SELECT string_agg(indexdef, ';' ORDER BY indexdef) FROM pg_indexes WHERE tablename = 'usda_food'",
             "SELECT rows_read, foods, counts::text, finish_time IS NOT NULL FROM usda_import",
         )
         return [tuple((await connection.execute(sa.text(query))).one()) for query in queries]
@@ -182,17 +183,19 @@ async def test_other_data_replaces_usda_s_foods_and_leaves_the_users(sample_file
     first.write_text("".join(lines[:200]))
     async with database(MIGRATIONS, url=postgres_url, pool=2) as db:
         before = await usda.import_usda(db, progress=quiet, path=first)
-        async with db.transaction() as connection:
+        async with acting_for("alice"), db.transaction() as connection:
             await connection.execute(
                 sa.text(
-                    "INSERT INTO food"
-                    " (id, owner, source, display_name, nutrients, portion_names, portion_grams, etag, plainness)"
-                    " VALUES ('own-1', 'alice', 5, 'Stew', array_fill(NULL::float8, '{39}'), '{}', '{}', 'e', 1)"
+                    "INSERT INTO own_food"
+                    " (id, source, display_name, nutrients, portion_names, portion_grams, etag, plainness)"
+                    " VALUES ('own-1', 5, 'Stew', array_fill(NULL::float8, '{39}'), '{}', '{}', 'e', 1)"
                 )
             )
         after = await usda.import_usda(db, progress=quiet, path=sample_file)
+        async with acting_for("alice"), db.connection() as connection:
+            assert (await connection.execute(sa.text("SELECT count(*) FROM food"))).scalar_one() == after.foods + 1
     assert after.foods > before.foods
-    assert (await contents(postgres_url))[0][0] == after.foods + 1
+    assert (await contents(postgres_url))[0][0] == after.foods
 
 
 async def test_an_instance_drops_what_it_keeps_when_another_imports_other_data(

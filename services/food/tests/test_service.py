@@ -494,6 +494,6 @@ class CountingStore(FoodStore):
         super().__init__(db)
         self.reads = Counter()
 
-    async def get(self, id_, user):
+    async def get(self, id_):
         self.reads[id_] += 1
-        return await super().get(id_, user)
+        return await super().get(id_)

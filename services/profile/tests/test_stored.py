@@ -12,6 +12,7 @@ from nourish.profile.v1 import profile_pb2 as pb
 from nourish.profile.v1.profile_pb2 import ActivityLevel, Diet, Goal, Profile, Sex
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 
+from mesh.runtime.answers import digest
 from mesh.runtime.crypto import KeyringError
 from mesh.runtime.db import Rows, database, housekeeping
 from mesh.runtime.testing import as_user, serve_in_memory
@@ -73,6 +74,7 @@ async def test_nothing_sensitive_is_in_the_open_in_the_profile_or_in_the_kept_an
         stored = await whole(db)
         assert not [word for word in WORDS if word in stored]
         assert "CreateProfile" in stored
+        assert digest(pb.CreateProfileRequest(profile=FULL)).decode("latin-1") not in stored
         assert await create(channel, request_id=id_) == await get(channel, made.name) == made
         assert made.medications == ["warfarin"]
 
@@ -144,11 +146,14 @@ async def test_without_the_right_key_it_does_not_start_says_so_and_changes_nothi
         assert await get(channel, made.name) == made
 
 
-async def test_without_any_key_nothing_sensitive_is_stored(opened):
-    async with opened(None) as db, serving(db) as channel:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await create(channel)
-        assert not [word for word in WORDS if word in await whole(db)]
+async def test_without_any_key_it_does_not_serve(opened, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, problem in ((None, "NOURISH_KEYS_DIR is not set"), (empty, "there is no key")):
+        async with opened(folder) as db:
+            with pytest.raises(KeyringError, match=problem):
+                async with serving(db):
+                    pass
 
 
 async def test_a_user_whose_key_is_erased_is_unreadable_and_others_are_not(opened):
@@ -190,6 +195,7 @@ async def test_a_new_key_takes_over_under_load_and_no_call_fails(opened, keys, m
                 await until_all_by(one, new)
             rotated.set()
         assert calls
+        await housekeeping.once(one)  # of those that were made at that very moment
     for old in ("0001", "0002", "0003"):
         (keys / old).unlink()
     async with opened() as db, serving(db) as channel:
