@@ -9,8 +9,10 @@ import logging
 import os
 import signal
 import sys
+from importlib import import_module
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh.runtime import database
 from mesh.runtime.coordination import lead
@@ -40,6 +42,8 @@ async def stand(url, life):
 
 if __name__ == "__main__":
     logging.disable()
+    create_async_engine("postgresql+asyncpg://")  # loads what else each process would load
+    import_module("alembic.command")
     for _ in range(2):
         if not (pid := os.fork()):
             signal.alarm(60)

@@ -1,0 +1,132 @@
+"""Two-phase commit over two real databases: both change or neither does, whoever dies when."""
+
+import asyncio
+import os
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from mesh.runtime import database
+from mesh.runtime.coordination import commits, prepared, two_phase
+from mesh.runtime.coordination.commits import TwoPhase
+from mesh.runtime.tests import two_phase_crashing as crashing
+
+CRASHING = Path(crashing.__file__)
+
+
+@pytest.fixture
+def made(postgres_url, postgres_server, postgres_runner):
+    """The URLs of the own database and of another."""
+    name = postgres_url.split("//")[1].split("@")[0]
+    return postgres_url, postgres_runner.run(postgres_server.create_database(f"{name}_other"))
+
+
+@pytest.fixture
+async def two(made, monkeypatch):
+    """Both databases, with a table each."""
+    monkeypatch.setattr(commits, "GRACE_SECONDS", 0.0)
+    async with opened(*made) as both:
+        for db in both:
+            async with db.transaction() as connection:
+                await connection.execute(
+                    sa.text("CREATE TABLE effect (point text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+                )
+        yield both
+
+
+@asynccontextmanager
+async def opened(own, other):
+    async with database(url=other, pool=3) as second, database(url=own, pool=3) as first:
+        yield first, second
+
+
+async def rows(db, query="SELECT point FROM effect ORDER BY point"):
+    async with db.connection() as connection:
+        return [row[0] for row in await connection.execute(sa.text(query))]
+
+
+async def left(*both):
+    """What is prepared or decided still."""
+    found = [await rows(db, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") for db in both]
+    return [*found[0], *found[1], *await rows(both[0], "SELECT id FROM runtime_decision WHERE committed")]
+
+
+async def add(connections, point="x", names=("", "other")):
+    for name in names:
+        await connections[name].execute(sa.text("INSERT INTO effect VALUES (:point)"), {"point": point})
+
+
+async def test_both_databases_change(two):
+    async with TwoPhase(two[0], {"other": two[1]}).transaction() as connections:
+        await add(connections)
+    assert [await rows(db) for db in two] == [["x"], ["x"]]
+    assert await left(*two) == []
+
+
+async def test_neither_changes_if_the_work_fails_or_one_of_them_refuses_to_commit(two):
+    coordinator = TwoPhase(two[0], {"other": two[1]})
+    with pytest.raises(LookupError):
+        async with coordinator.transaction() as connections:
+            await add(connections)
+            raise LookupError
+    for which in ("other", ""):  # finds its duplicate at its commit, or when it is prepared
+        with pytest.raises(sa.exc.IntegrityError):
+            async with coordinator.transaction() as connections:
+                await add(connections, which)
+                await add(connections, which, [which])
+    await coordinator.recover()
+    assert [await rows(db) for db in two] == [[], []]
+    assert await left(*two) == []
+    async with coordinator.transaction() as connections:  # the pool's connections are as they were
+        await add(connections)
+    assert [await rows(db) for db in two] == [["x"], ["x"]]
+
+
+async def test_one_that_takes_too_long_finds_that_it_was_given_up(two, monkeypatch):
+    coordinator, decide = TwoPhase(two[0], {"other": two[1]}), prepared.decide
+
+    async def late(connection, id_, participants, *, commit):
+        if commit:
+            await coordinator.recover()
+        return await decide(connection, id_, participants, commit=commit)
+
+    monkeypatch.setattr(prepared, "decide", late)
+    with pytest.raises(Exception, match="another change came between"):
+        async with coordinator.transaction() as connections:
+            await add(connections)
+    assert [await rows(db) for db in two] == [[], []]
+    assert await left(*two) == []
+
+
+async def test_a_process_killed_at_any_point_changes_both_databases_or_neither(two, made):
+    """Before and after each write: what was decided is done by whoever comes next, all else is undone."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(CRASHING),
+        *made,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    ends = (await asyncio.wait_for(process.stdout.read(), 60)).decode().split("\n")
+    await process.wait()
+    assert ends == [*(f"{point}:-9" for point in crashing.POINTS), ""]
+    async with two_phase(two[0], other=two[1]):
+        async with asyncio.timeout(20):
+            while await left(*two):
+                await asyncio.sleep(0.02)
+    assert [await rows(db) for db in two] == [sorted(crashing.COMMITTED)] * 2
+
+
+async def test_what_another_service_prepared_is_left_alone_and_shown(two, caplog, monkeypatch):
+    monkeypatch.setattr(commits, "ORPHAN_SECONDS", -1.0)
+    async with two[1].connection() as connection:
+        await prepared.begin(connection)
+        await prepared.prepare(connection, "somebody/else/other")
+    await TwoPhase(two[0], {"other": two[1]}).recover()
+    assert [record.gid for record in caplog.records if "nobody here ends" in record.message] == ["somebody/else/other"]
+    async with two[1].connection() as connection:
+        assert [found.gid for found in await prepared.all_of(connection)] == ["somebody/else/other"]
+        await prepared.end(connection, "somebody/else/other", commit=False)
