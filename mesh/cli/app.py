@@ -87,6 +87,7 @@ def _add_verbs() -> None:
         restart,
         rollout,
         routes,
+        sagas,
         settings,
         status,
         token,
@@ -111,6 +112,7 @@ def _add_verbs() -> None:
         token,
         events,
         jobs,
+        sagas,
         logs,
         generate,
     ):
