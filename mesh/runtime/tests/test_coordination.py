@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
@@ -16,8 +15,6 @@ from mesh.runtime import database, errors
 from mesh.runtime.coordination import Locks, Lost, Taken, admit, lead
 from mesh.runtime.testing import serve_in_memory
 from mesh.runtime.tests.talk import Line, Refused, SayRequest, Servicer, Stub
-
-PROCESSES = Path(__file__).parent / "coordination_processes.py"
 
 
 @pytest.fixture
@@ -253,21 +250,15 @@ def errors_soon():
 
 
 @pytest.fixture
-async def standing(db, postgres_url):
+async def standing(db, postgres_url, forker):
     """Two processes that stand for one lead; gives their pids."""
     await change(db, "CREATE TABLE acted (id serial, pid int, token bigint)")
     await change(db, "CREATE TABLE lost (id serial, pid int, token bigint)")
-    pipe = asyncio.subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(PROCESSES), postgres_url, "1.5"]
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment)
-    pids = [int(await process.stdout.readline()) for _ in "ab"]
+    pids = [forker.start("mesh.runtime.tests.leader_crashing:stand", postgres_url, 1.5) for _ in "ab"]
     yield pids
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.kill()
-    await process.wait()
 
 
 async def acting(db, *, but=0):

@@ -1,10 +1,7 @@
 """Two-phase commit over two real databases: both change or neither does, whoever dies when."""
 
 import asyncio
-import os
-import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,8 +10,7 @@ from mesh.runtime import database
 from mesh.runtime.coordination import commits, prepared, two_phase
 from mesh.runtime.coordination.commits import TwoPhase
 from mesh.runtime.tests import two_phase_crashing as crashing
-
-CRASHING = Path(crashing.__file__)
+from mesh.runtime.tests.forking import ended
 
 
 @pytest.fixture
@@ -101,18 +97,10 @@ async def test_one_that_takes_too_long_finds_that_it_was_given_up(two, monkeypat
     assert await left(*two) == []
 
 
-async def test_a_process_killed_at_any_point_changes_both_databases_or_neither(two, made):
+async def test_a_process_killed_at_any_point_changes_both_databases_or_neither(two, made, forker):
     """Before and after each write: what was decided is done by whoever comes next, all else is undone."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(CRASHING),
-        *made,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    ends = (await asyncio.wait_for(process.stdout.read(), 60)).decode().split("\n")
-    await process.wait()
-    assert ends == [*(f"{point}:-9" for point in crashing.POINTS), ""]
+    for point in crashing.POINTS:
+        assert await ended(forker.start(f"{crashing.__name__}:change", *made, point))
     async with two_phase(two[0], other=two[1]):
         async with asyncio.timeout(20):
             while await left(*two):
