@@ -137,7 +137,15 @@ class TwoPhase:
 
 @asynccontextmanager
 async def two_phase(db: Database, **others: Database) -> AsyncIterator[TwoPhase]:
-    """Gives the coordinator of changes to `db` and the others; ends what was left in doubt, now and again and again."""
+    """Gives the coordinator of changes to `db` and the others; ends what was left in doubt, now and again and again.
+
+    Raises:
+        RuntimeError: one of the others does not allow it.
+    """
+    for name, other in others.items():
+        async with other.connection() as connection:
+            if not await prepared.allowed(connection):
+                raise RuntimeError(f"{name} allows no prepared transactions: set max_prepared_transactions there")
     coordinator = TwoPhase(db, others)
     task = asyncio.create_task(_recover(coordinator), name="two-phase recovery")
     try:

@@ -76,6 +76,11 @@ async def end(connection: AsyncConnection, gid: str, *, commit: bool) -> None:
             raise
 
 
+async def allowed(connection: AsyncConnection) -> bool:
+    """Whether the server allows any."""
+    return str((await connection.exec_driver_sql("SHOW max_prepared_transactions")).scalar_one()) != "0"
+
+
 async def all_of(connection: AsyncConnection) -> list[Prepared]:
     """The prepared transactions of a database, the oldest first."""
     return [Prepared(*row) for row in await connection.execute(_PREPARED)]

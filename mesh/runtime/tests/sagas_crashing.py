@@ -173,7 +173,7 @@ class Driver:
     A process that does not come to its point in `patience` seconds is killed where it is.
     """
 
-    def __init__(self, started: Forks, place: dict[str, str], patience: float = SECONDS) -> None:
+    def __init__(self, started: Forks, place: dict[str, str], patience: float = 2 * SECONDS) -> None:
         self._forks, self._place, self._patience = started, place, patience
         self._starting = asyncio.Lock()
         self._left = 0  # orders that are not over
