@@ -216,6 +216,20 @@ async def test_a_saga_that_is_cancelled_undoes_what_it_did_even_while_it_waits_f
     assert (saga.state, await shop.movements()) == ("compensated", ["reserve", "release"])
 
 
+async def test_a_saga_that_is_cancelled_behind_its_pivot_goes_on(shop):
+    class Cancelled(Orders):
+        async def ship(self, order, call):
+            async with self.db.transaction() as connection:
+                assert await jobs_store.cancel(connection, "o1", b"")
+            return await super().ship(order, call)
+
+    async with serve_in_memory(Stock(shop.db)) as channel, jobs.work(shop.db, Cancelled(shop.db, channel)):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        await shop.until("succeeded")
+    assert await shop.movements() == ["reserve", "charge", "ship"]
+
+
 async def test_a_step_gets_the_responses_of_those_before_it_also_after_a_new_start(shop):
     seen = []
 
