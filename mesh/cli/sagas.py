@@ -22,7 +22,7 @@ STATES = ("running", "compensating", "succeeded", "compensated", "parked")
 
 @click.group("sagas")
 def command() -> None:
-    """List the sagas of a service, show the steps of one, or have a parked one go on; each takes --json."""
+    """List the sagas of a service, show the steps of one, have a parked one go on or settle its step; with --json."""
 
 
 @command.command("list")
@@ -77,27 +77,51 @@ def show(service: str, id_: str, as_json: bool) -> None:
 @json_option
 def retry(service: str, id_: str, as_json: bool) -> None:
     """Have a parked saga of SERVICE go on, in the direction in which it was going, with all its tries anew."""
+    ask(service, lambda connection: _go_on(connection, service, id_))
+    _print_done(id_, f"{id_} is queued", as_json=as_json)
+
+
+@command.command("settle")
+@click.argument("service")
+@click.argument("id_", metavar="ID")
+@json_option
+def settle(service: str, id_: str, as_json: bool) -> None:
+    """Say that what a parked saga of SERVICE waits for was done by hand, and have it go on behind that."""
+    from mesh.runtime.sagas import store
+
+    async def settled(connection: AsyncConnection) -> str:
+        step = await store.settle(connection, id_)
+        await _go_on(connection, service, id_)
+        if step is None:
+            raise Failure(f"the saga {id_} waits for no step", hint=f"see `mesh sagas show {service} {id_}`")
+        return step
+
+    step = ask(service, settled)
+    _print_done(id_, f"{id_} is queued: {step} counts as settled", as_json=as_json)
+
+
+async def _go_on(connection: AsyncConnection, service: str, id_: str) -> None:
     from datetime import timedelta
 
     from mesh.runtime.jobs import queue
     from mesh.runtime.jobs import store as jobs
     from mesh.runtime.sagas import store
 
-    async def again(connection: AsyncConnection) -> None:
-        row = await store.get(connection, id_)
-        if row is None:
-            raise _unknown(service, id_)
-        found = await jobs.again(connection, id_) if row.parked else None
-        if not found:
-            hint = f"see `mesh sagas show {service} {id_}`"
-            raise Failure(f"the saga {id_} is {row.shown_state}: only a parked one waits for a human", hint=hint)
-        await queue.place(connection, id_, *found, timedelta(0))
+    row = await store.get(connection, id_)
+    if row is None:
+        raise _unknown(service, id_)
+    found = await jobs.again(connection, id_) if row.parked else None
+    if not found:
+        hint = f"see `mesh sagas show {service} {id_}`"
+        raise Failure(f"the saga {id_} is {row.shown_state}: only a parked one waits for a human", hint=hint)
+    await queue.place(connection, id_, *found, timedelta(0))
 
-    ask(service, again)
+
+def _print_done(id_: str, text: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"id": id_, "done": "queued"})
     else:
-        click.echo(f"{id_} is queued")
+        click.echo(text)
 
 
 def _unknown(service: str, id_: str) -> Failure:

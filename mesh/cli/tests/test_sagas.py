@@ -76,8 +76,16 @@ def test_a_parked_saga_is_listed_shown_and_goes_on(run, work):
     assert (refused.exit_code, "only a parked one" in refused.stderr) == (Exit.FAILED, True)
 
 
+def test_a_step_that_was_undone_by_hand_is_settled_and_the_saga_goes_on_behind_it(run, work):
+    work("o1")
+    assert "reserve counts as settled" in run("sagas", "settle", "shop", "o1").stdout
+    work()
+    shown = json.loads(run("sagas", "show", "shop", "o1", "--json").stdout)
+    assert (shown["state"], shown["steps"][0]["state"]) == ("compensated", "undone")
+
+
 def test_a_saga_that_is_not_there_is_said_so(run, work):
     work()
-    for what in ("show", "retry"):
+    for what in ("show", "retry", "settle"):
         done = run("sagas", what, "shop", "none")
         assert (done.exit_code, "no saga none" in done.stderr) == (Exit.FAILED, True)

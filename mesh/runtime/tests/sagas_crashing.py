@@ -57,6 +57,8 @@ REFUSED = ("", "charge", "ship")  # in turn
 LEASE = 0.25
 SECONDS = 60
 TARGET = f"{__name__}:serve"
+# INTERNAL: of a database whose socket is away. A repeat with the same request_id is harmless in any case.
+NOT_NOW = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
 AT_ONCE = 12
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
@@ -292,7 +294,7 @@ async def _placed(stub: Any, order: Any) -> bool:
     try:
         await stub.Place(order, timeout=2)
     except grpc.aio.AioRpcError as error:
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code() not in NOT_NOW:
             raise
         return False
     return True
