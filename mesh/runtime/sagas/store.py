@@ -88,13 +88,18 @@ _BEGIN = sa.text(
     RETURNING tries
     """
 )
+# A failure never hides that it was done: who lost the answer to a commit does not know that it happened.
 _NOTE = sa.text(
     """
     UPDATE runtime_saga_step
     SET state = :state, response = coalesce(:response, response), detail = :detail, update_time = now()
-    WHERE saga = :id AND number = :number
+    WHERE saga = :id AND number = :number AND (state NOT IN ('done', 'undone') OR :state IN ('done', 'undone'))
     """
-).bindparams(sa.bindparam("response", type_=sa.LargeBinary), sa.bindparam("detail", type_=sa.Text))
+).bindparams(
+    sa.bindparam("response", type_=sa.LargeBinary),
+    sa.bindparam("detail", type_=sa.Text),
+    sa.bindparam("state", type_=sa.Text),
+)
 
 
 async def open_(connection: AsyncConnection, id_: str, kind: str) -> tuple[Row, dict[int, StepRow]]:

@@ -216,6 +216,20 @@ async def test_a_saga_that_is_cancelled_undoes_what_it_did_even_while_it_waits_f
     assert (saga.state, await shop.movements()) == ("compensated", ["reserve", "release"])
 
 
+async def test_a_local_change_whose_commit_was_not_answered_is_not_made_again(shop):
+    class Unanswered(Orders):
+        async def confirm(self, order, call):
+            await super().confirm(order, call)
+            call.recorded = False  # as when the connection is lost in its commit
+            raise ConnectionError
+
+    async with serve_in_memory(Stock(shop.db)) as channel, jobs.work(shop.db, Unanswered(shop.db, channel)):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        await shop.until("succeeded")
+    assert await shop.rows("SELECT count(*) FROM runtime_outbox") == [(1,)]
+
+
 async def test_a_saga_that_is_cancelled_behind_its_pivot_goes_on(shop):
     class Cancelled(Orders):
         async def ship(self, order, call):
