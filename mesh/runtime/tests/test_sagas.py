@@ -57,12 +57,24 @@ class Shop:
             return await jobs_store.get(connection, id_)
 
 
+EMPTY = (
+    "TRUNCATE orders, movement, heard, runtime_job, runtime_outbox, runtime_answer CASCADE",
+    "DO $$ BEGIN IF to_regclass('pgqueuer') IS NOT NULL THEN TRUNCATE pgqueuer; END IF; END $$",
+)
+
+
+@pytest.fixture(scope="module")
+def url(postgres_server, postgres_runner):
+    """One database for all tests of this file."""
+    return postgres_runner.run(postgres_server.create_database("sagas"))
+
+
 @pytest.fixture
-async def shop(postgres_url, monkeypatch):
+async def shop(url, monkeypatch):
     monkeypatch.setattr("mesh.runtime.jobs.workers.POLL_SECONDS", 0.05)
-    async with database(url=postgres_url, pool=8) as db:
+    async with database(url=url, pool=8) as db:
         async with db.transaction() as connection:
-            for statement in (ORDERS, *STOCK):
+            for statement in (ORDERS, *STOCK, *EMPTY):
                 await connection.execute(sa.text(statement))
         yield Shop(db)
 

@@ -1,7 +1,6 @@
 """Two-phase commit over two real databases: both change or neither does, whoever dies when."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -12,31 +11,29 @@ from mesh.runtime.coordination.commits import TwoPhase
 from mesh.runtime.tests import two_phase_crashing as crashing
 from mesh.runtime.tests.forking import ended
 
+TABLES = (
+    "DROP TABLE IF EXISTS effect",
+    "CREATE TABLE effect (point text UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+    "TRUNCATE runtime_decision",
+)
+
+
+@pytest.fixture(scope="module")
+def urls(postgres_server, postgres_runner):
+    """The own database's and another's."""
+    return [postgres_runner.run(postgres_server.create_database(f"two_phase_{name}")) for name in ("own", "other")]
+
 
 @pytest.fixture
-def made(postgres_url, postgres_server, postgres_runner):
-    """The URLs of the own database and of another."""
-    name = postgres_url.split("//")[1].split("@")[0]
-    return postgres_url, postgres_runner.run(postgres_server.create_database(f"{name}_other"))
-
-
-@pytest.fixture
-async def two(made, monkeypatch):
-    """Both databases, with a table each."""
+async def two(urls, monkeypatch):
+    """Both databases, with an empty table each."""
     monkeypatch.setattr(commits, "GRACE_SECONDS", 0.0)
-    async with opened(*made) as both:
-        for db in both:
+    async with database(url=urls[1], pool=3) as other, database(url=urls[0], pool=3) as own:
+        for db in (own, other):
             async with db.transaction() as connection:
-                await connection.execute(
-                    sa.text("CREATE TABLE effect (point text UNIQUE DEFERRABLE INITIALLY DEFERRED)")
-                )
-        yield both
-
-
-@asynccontextmanager
-async def opened(own, other):
-    async with database(url=other, pool=3) as second, database(url=own, pool=3) as first:
-        yield first, second
+                for statement in TABLES:
+                    await connection.execute(sa.text(statement))
+        yield own, other
 
 
 async def rows(db, query="SELECT point FROM effect ORDER BY point"):
@@ -97,10 +94,10 @@ async def test_one_that_takes_too_long_finds_that_it_was_given_up(two, monkeypat
     assert await left(*two) == []
 
 
-async def test_a_process_killed_at_any_point_changes_both_databases_or_neither(two, made, forker):
+async def test_a_process_killed_at_any_point_changes_both_databases_or_neither(two, urls, forker):
     """Before and after each write: what was decided is done by whoever comes next, all else is undone."""
     for point in crashing.POINTS:
-        assert await ended(forker.start(f"{crashing.__name__}:change", *made, point))
+        assert await ended(forker.start(f"{crashing.__name__}:change", *urls, point))
     async with two_phase(two[0], other=two[1]):
         async with asyncio.timeout(20):
             while await left(*two):
