@@ -49,7 +49,14 @@ def saga(
     def mark(steps: Callable[[Owner], Sequence[Step[Argument]]]) -> Any:
         @wraps(steps)
         async def run(self: Owner, argument: Argument, job: Job) -> None:
-            await Running(tuple(steps(self)), argument, job, kind.name).run()
+            try:
+                await Running(tuple(steps(self)), argument, job, kind.name).run()
+            except (Again, Superseded):
+                raise
+            except Exception as error:
+                if may_help(told(error)[0]):
+                    raise
+                raise RuntimeError("a saga is not left half done: it is tried again") from error
 
         return marking(kind)(run)
 

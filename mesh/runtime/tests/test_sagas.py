@@ -307,6 +307,21 @@ async def test_a_saga_whose_steps_are_others_now_is_left_to_a_human(shop):
     assert "its step 1 was 'old' when it began" in (await shop.job()).detail
 
 
+async def test_what_fails_outside_of_a_step_ends_no_saga(shop):
+    class Broken:
+        @sagas.saga(pb.Order)
+        def place(self):
+            raise errors.failed_precondition("a step would be refused for good by this")
+
+    async with jobs.work(shop.db, Broken()):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        async with asyncio.timeout(20):
+            while not (await shop.job()).failures:
+                await asyncio.sleep(0.01)
+        assert (await shop.job()).state == "queued"
+
+
 async def test_a_saga_runs_as_the_request_that_started_it_and_within_the_time_of_its_step(shop):
     seen = []
 
