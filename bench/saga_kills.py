@@ -23,7 +23,7 @@ from mesh.runtime.tests.forking import forks
 
 RUNS = int(os.environ.get("BENCH_SAGA_RUNS", "1000"))
 WITH_ENGINES = RUNS // 4
-ENGINE_EVERY = 12  # deaths
+ENGINE_EVERY = 6  # deaths
 PATIENCE = 3.0
 SHARE = {"orders": 0.6, "stock": 0.4}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # processes die here, not disks
