@@ -38,7 +38,7 @@ def list_(service: str, wanted: str | None, limit: int, as_json: bool) -> None:
     """List the jobs of SERVICE, the newest first."""
     from mesh.runtime.jobs import store
 
-    rows = _ask(service, lambda connection: store.newest(connection, wanted, limit))
+    rows = ask(service, lambda connection: store.newest(connection, wanted, limit))
     if as_json:
         print_json([_summary(row) for row in rows])
     elif not rows:
@@ -56,7 +56,7 @@ def show(service: str, id_: str, as_json: bool) -> None:
     """Show a job of SERVICE: what it is to do, how far it is, why it failed; no values of sensitive fields."""
     from mesh.runtime.jobs import store
 
-    row = _ask(service, lambda connection: store.get(connection, id_))
+    row = ask(service, lambda connection: store.get(connection, id_))
     if row is None:
         raise _unknown(service, id_)
     found = decoded(row.kind, row.argument)
@@ -116,8 +116,8 @@ def _change(
 ) -> None:
     from mesh.runtime.jobs import store
 
-    if not _ask(service, make):
-        if _ask(service, lambda connection: store.get(connection, id_)) is None:
+    if not ask(service, make):
+        if ask(service, lambda connection: store.get(connection, id_)) is None:
             raise _unknown(service, id_)
         raise Failure(f"the job {id_} {why_not}", hint=f"see `mesh jobs show {service} {id_}`")
     if as_json:
@@ -126,7 +126,7 @@ def _change(
         click.echo(f"{id_} is {done}")
 
 
-def _ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+def ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """As `asked`.
 
     Raises:

@@ -45,6 +45,7 @@ SETTINGS = {
     "wal_level": "minimal",  # with no replica, COPY into a table of the same transaction writes no WAL
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
+    "max_prepared_transactions": "16",  # two-phase commit: as many at once, over all services
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "superuser_reserved_connections": "3",

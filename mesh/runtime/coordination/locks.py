@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from nourish.error.v1.reason_pb2 import Reason
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime.backoff import Backoff
@@ -149,7 +150,7 @@ class Locks:
             try:
                 async with asyncio.timeout(self._each), self._db.connection() as connection:
                     renewed = await leases.renew(connection, lease, self._life)
-            except (OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - the next try may find the database again
                 _log.warning("a lease could not be renewed", extra={"lease": lease.name, "error": repr(error)})
                 continue
             if not bound.expired():
@@ -162,7 +163,7 @@ class Locks:
             return await leases.take(connection, name, places, holder, self._life)
 
     async def _release(self, name: str, holder: str) -> None:
-        with suppress(OSError, TimeoutError):  # it ends by itself
+        with suppress(OSError, TimeoutError, SQLAlchemyError):  # it ends by itself
             async with asyncio.timeout(self._own):
                 await _apart(self._give_back(name, holder))
 

@@ -49,7 +49,14 @@ def saga(
     def mark(steps: Callable[[Owner], Sequence[Step[Argument]]]) -> Any:
         @wraps(steps)
         async def run(self: Owner, argument: Argument, job: Job) -> None:
-            await Running(tuple(steps(self)), argument, job, kind.name).run()
+            try:
+                await Running(tuple(steps(self)), argument, job, kind.name).run()
+            except (Again, Superseded):
+                raise
+            except Exception as error:
+                if may_help(told(error)[0]):
+                    raise
+                raise RuntimeError("a saga is not left half done: it is tried again") from error
 
         return marking(kind)(run)
 
@@ -103,9 +110,9 @@ class Running(Generic[Argument]):
                 await self._succeed(connection, None)
 
     async def _do(self, number: int, step: Step[Argument]) -> None:
+        tries = await self._begin(number, step, store.DOING, cancellable=not self._past_pivot())
         cancellable = not self._past_pivot()
-        tries = await self._begin(number, step, store.DOING, cancellable=cancellable)
-        call = Call(self._job, number, step.name, self._responses, undo=False)
+        call = Call(self._job, number, step.name, self._responses, cancellable=cancellable)
         response: Message | None = None
         try:
             if tries > step.tries:
@@ -179,7 +186,7 @@ class Running(Generic[Argument]):
         if step.undo is None:
             return True
         tries = await self._begin(number, step, store.UNDOING, cancellable=False)
-        call = Call(self._job, number, step.name, self._responses, undo=True)
+        call = Call(self._job, number, step.name, self._responses, undo=True, cancellable=False)
         try:
             if tries > step.undo_tries:
                 raise RuntimeError(f"its process died in each of {step.undo_tries} tries")

@@ -77,14 +77,23 @@ class Call:
         undoes: undoing, the `request_id` with which the step was done; see `undoing`.
     """
 
-    def __init__(self, job: Job, number: int, name: str, responses: Mapping[str, bytes], *, undo: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        number: int,
+        name: str,
+        responses: Mapping[str, bytes],
+        *,
+        undo: bool = False,
+        cancellable: bool,
+    ) -> None:
         self.saga = job.id
         self.request_id = _request_id(job.id, name, "undo" if undo else "do")
         self.undoes = _request_id(job.id, name, "do") if undo else ""
         self.recorded = False
         self._job, self._number, self._responses = job, number, responses
         self._outcome = store.UNDONE if undo else store.DONE
-        self._cancellable = not undo
+        self._cancellable = cancellable
 
     def response(self, name: str, kind: type[Response]) -> Response:
         """What `do` of the step of that name returned; an empty message if it was not done, or returned none."""

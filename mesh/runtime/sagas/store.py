@@ -64,6 +64,20 @@ _TURN = sa.text(
 ).bindparams(sa.bindparam("error", type_=sa.LargeBinary), sa.bindparam("detail", type_=sa.Text))
 _PARK = sa.text("UPDATE runtime_saga SET parked = :parked, update_time = now() WHERE id = :id")
 _FRESH = sa.text("UPDATE runtime_saga_step SET tries = 0 WHERE saga = :id AND state IN ('doing', 'undoing')")
+_SETTLE = sa.text(
+    """
+    UPDATE runtime_saga_step AS step
+    SET state = CASE step.state WHEN 'undoing' THEN 'undone' ELSE 'done' END, detail = 'settled by hand',
+      update_time = now()
+    FROM runtime_saga AS saga
+    WHERE saga.id = :id AND saga.parked AND step.saga = saga.id AND step.number = (
+      SELECT max(number) FROM runtime_saga_step AS last
+      WHERE last.saga = saga.id AND last.state IN ('undoing', CASE saga.state WHEN 'running' THEN 'doing' END,
+        CASE saga.state WHEN 'running' THEN 'refused' END)
+    )
+    RETURNING step.name
+    """
+)
 # Doing it and undoing it are counted each from 1.
 _BEGIN = sa.text(
     """
@@ -74,13 +88,18 @@ _BEGIN = sa.text(
     RETURNING tries
     """
 )
+# A failure never hides that it was done: who lost the answer to a commit does not know that it happened.
 _NOTE = sa.text(
     """
     UPDATE runtime_saga_step
     SET state = :state, response = coalesce(:response, response), detail = :detail, update_time = now()
-    WHERE saga = :id AND number = :number
+    WHERE saga = :id AND number = :number AND (state NOT IN ('done', 'undone') OR :state IN ('done', 'undone'))
     """
-).bindparams(sa.bindparam("response", type_=sa.LargeBinary), sa.bindparam("detail", type_=sa.Text))
+).bindparams(
+    sa.bindparam("response", type_=sa.LargeBinary),
+    sa.bindparam("detail", type_=sa.Text),
+    sa.bindparam("state", type_=sa.Text),
+)
 
 
 async def open_(connection: AsyncConnection, id_: str, kind: str) -> tuple[Row, dict[int, StepRow]]:
@@ -123,6 +142,11 @@ async def turn(
 async def park(connection: AsyncConnection, id_: str) -> None:
     """Leaves it to a human."""
     await connection.execute(_PARK, {"id": id_, "parked": True})
+
+
+async def settle(connection: AsyncConnection, id_: str) -> str | None:
+    """Notes what a parked saga waits for as done, or undone; the name of the step, None if it waits for none."""
+    return (await connection.execute(_SETTLE, {"id": id_})).scalar_one_or_none()
 
 
 async def get(connection: AsyncConnection, id_: str) -> Row | None:

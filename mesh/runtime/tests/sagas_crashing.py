@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import logging
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import grpc
 import nats.aio.msg
-import protovalidate
 import sqlalchemy as sa
 from pgqueuer import Queries
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh.runtime import answers, database, events, jobs
 from mesh.runtime.client import passing_on
@@ -34,6 +27,7 @@ from mesh.runtime.jobs import workers
 from mesh.runtime.sagas import store
 from mesh.runtime.server import build_server
 from mesh.runtime.tests import shop
+from mesh.runtime.tests.forking import Forks, ended
 
 # Before and after each write on the way of an order, by the process that makes it. Within: written, not committed.
 LOG = (
@@ -61,65 +55,16 @@ POINTS = {
 TABLES = {"orders": (shop.ORDERS,), "stock": shop.STOCK}
 REFUSED = ("", "charge", "ship")  # in turn
 LEASE = 0.25
-SECONDS = 60  # a process that takes longer to start is ended by SIGALRM
-PATIENCE = 4.0  # of a process that does not come to its point: it is killed where it is
+SECONDS = 60
+TARGET = f"{__name__}:serve"
+# INTERNAL: of a database whose socket is away. A repeat with the same request_id is harmless in any case.
+NOT_NOW = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
 AT_ONCE = 12
 RECONNECT = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50))
 
 
-class Forks:
-    """Starts processes by forking one that has loaded all they need."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def start(self, who: str, place: dict[str, str], die: str = "", nth: int = 1) -> int:
-        """Starts a service; its pid. It runs until it reaches the point at which it shall `die`, or is killed.
-
-        Args:
-            who: "orders" or "stock".
-            place: their databases, their sockets and the events server, `Place` of the caller.
-            die: one of its POINTS, or none.
-            nth: the time there.
-        """
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps([who, place, die, nth]) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-
-@contextmanager
-def forks() -> Iterator[Forks]:
-    """A process to fork from."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", __name__], stdin=pipe, stdout=pipe, text=True) as process:
-        try:
-            yield Forks(process)
-        finally:
-            process.kill()
-
-
-def _fork_forever() -> None:
-    create_async_engine("postgresql+asyncpg://")  # loads what else each process would load
-    import_module("alembic.command")
-    protovalidate.validate(shop.pb.Order())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: they are gone when their pid is
-    for line in sys.stdin:
-        if child := os.fork():
-            print(child, flush=True)
-            continue
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.alarm(SECONDS)
-        who, place, die, nth = json.loads(line)
-        try:
-            asyncio.run(_serve(who, place, die, nth))
-        finally:
-            os._exit(1)  # an engine is not there at its start: a runner starts it again
-
-
-async def _serve(who: str, place: dict[str, str], die: str, nth: int) -> None:
-    logging.disable()
+async def serve(who: str, place: dict[str, str], die: str, nth: int) -> None:
+    """Runs "orders" or "stock" until it comes to the point at which it shall `die` for the `nth` time, or is killed."""
     hit = _bomb(die, nth, place["deaths"])
     _arm(hit)
     workers.POLL_SECONDS = 0.05
@@ -225,10 +170,13 @@ def _answered(_self: Any, method: Any, *_: Any) -> str:
 
 
 class Driver:
-    """Places orders, keeps both services running, each with a point at which it dies, and counts what came of it."""
+    """Places orders, keeps both services running, each with a point at which it dies, and counts what came of it.
 
-    def __init__(self, started: Forks, place: dict[str, str]) -> None:
-        self._forks, self._place = started, place
+    A process that does not come to its point in `patience` seconds is killed where it is.
+    """
+
+    def __init__(self, started: Forks, place: dict[str, str], patience: float = 2 * SECONDS) -> None:
+        self._forks, self._place, self._patience = started, place, patience
         self._starting = asyncio.Lock()
         self._left = 0  # orders that are not over
         self._stopping = False
@@ -266,16 +214,16 @@ class Driver:
 
     async def _die(self, who: str, bombs: Iterable[tuple[str, int]]) -> None:
         for point, nth in bombs:
-            before, ended = self.deaths()[point], True
-            while ended and self.deaths()[point] == before:  # else it could not start, an engine is away
+            before, over = self.deaths()[point], True
+            while over and self.deaths()[point] == before:  # else it could not start, an engine is away
                 await self._start(who, point, nth)
-                ended = await _ended(self._pids[who])
-            self.elsewhere += not ended
+                over = await ended(self._pids[who], self._patience)
+            self.elsewhere += not over
         await self._start(who)
 
     async def _start(self, who: str, die: str = "", nth: int = 1) -> None:
         async with self._starting:
-            self._pids[who] = await asyncio.to_thread(self._forks.start, who, self._place, die, nth)
+            self._pids[who] = await asyncio.to_thread(self._forks.start, TARGET, who, self._place, die, nth)
 
     async def _keep_alive(self) -> None:
         for who, pid in self._pids.items():
@@ -346,29 +294,10 @@ async def _placed(stub: Any, order: Any) -> bool:
     try:
         await stub.Place(order, timeout=2)
     except grpc.aio.AioRpcError as error:
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code() not in NOT_NOW:
             raise
         return False
     return True
-
-
-async def _ended(pid: int) -> bool:
-    """Waits for a process to end; kills it, and says so, if it does not in time."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(fd, over.set)
-    try:
-        await asyncio.wait_for(over.wait(), PATIENCE)
-        return True
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        return False
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
 
 
 async def _rows(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -385,7 +314,3 @@ async def _count(url: str, query: str) -> int:
         return int((await _rows(url, query))[0][0])
     except (OSError, asyncpg.PostgresError):
         return 2**31
-
-
-if __name__ == "__main__":
-    _fork_forever()

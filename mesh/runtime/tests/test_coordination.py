@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
@@ -17,12 +16,24 @@ from mesh.runtime.coordination import Locks, Lost, Taken, admit, lead
 from mesh.runtime.testing import serve_in_memory
 from mesh.runtime.tests.talk import Line, Refused, SayRequest, Servicer, Stub
 
-PROCESSES = Path(__file__).parent / "coordination_processes.py"
+EMPTY = (
+    "TRUNCATE runtime_lease, runtime_fence, runtime_answer",
+    "ALTER SEQUENCE runtime_lease_token RESTART",
+    "DROP TABLE IF EXISTS written",
+)
+
+
+@pytest.fixture(scope="module")
+def url(postgres_server, postgres_runner):
+    """One database for all tests of this file."""
+    return postgres_runner.run(postgres_server.create_database("coordination"))
 
 
 @pytest.fixture
-async def db(postgres_url):
-    async with database(url=postgres_url, pool=10) as db:
+async def db(url):
+    async with database(url=url, pool=10) as db:
+        for statement in EMPTY:
+            await change(db, statement)
         yield db
 
 
@@ -253,21 +264,15 @@ def errors_soon():
 
 
 @pytest.fixture
-async def standing(db, postgres_url):
+async def standing(db, url, forker):
     """Two processes that stand for one lead; gives their pids."""
     await change(db, "CREATE TABLE acted (id serial, pid int, token bigint)")
     await change(db, "CREATE TABLE lost (id serial, pid int, token bigint)")
-    pipe = asyncio.subprocess.PIPE
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(PROCESSES), postgres_url, "1.5"]
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=environment)
-    pids = [int(await process.stdout.readline()) for _ in "ab"]
+    pids = [forker.start("mesh.runtime.tests.leader_crashing:stand", url, 1.5) for _ in "ab"]
     yield pids
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.kill()
-    await process.wait()
 
 
 async def acting(db, *, but=0):

@@ -57,12 +57,24 @@ class Shop:
             return await jobs_store.get(connection, id_)
 
 
+EMPTY = (
+    "TRUNCATE orders, movement, heard, runtime_job, runtime_outbox, runtime_answer CASCADE",
+    "DO $$ BEGIN IF to_regclass('pgqueuer') IS NOT NULL THEN TRUNCATE pgqueuer; END IF; END $$",
+)
+
+
+@pytest.fixture(scope="module")
+def url(postgres_server, postgres_runner):
+    """One database for all tests of this file."""
+    return postgres_runner.run(postgres_server.create_database("sagas"))
+
+
 @pytest.fixture
-async def shop(postgres_url, monkeypatch):
+async def shop(url, monkeypatch):
     monkeypatch.setattr("mesh.runtime.jobs.workers.POLL_SECONDS", 0.05)
-    async with database(url=postgres_url, pool=8) as db:
+    async with database(url=url, pool=8) as db:
         async with db.transaction() as connection:
-            for statement in (ORDERS, *STOCK):
+            for statement in (ORDERS, *STOCK, *EMPTY):
                 await connection.execute(sa.text(statement))
         yield Shop(db)
 
@@ -216,6 +228,34 @@ async def test_a_saga_that_is_cancelled_undoes_what_it_did_even_while_it_waits_f
     assert (saga.state, await shop.movements()) == ("compensated", ["reserve", "release"])
 
 
+async def test_a_local_change_whose_commit_was_not_answered_is_not_made_again(shop):
+    class Unanswered(Orders):
+        async def confirm(self, order, call):
+            await super().confirm(order, call)
+            call.recorded = False  # as when the connection is lost in its commit
+            raise ConnectionError
+
+    async with serve_in_memory(Stock(shop.db)) as channel, jobs.work(shop.db, Unanswered(shop.db, channel)):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        await shop.until("succeeded")
+    assert await shop.rows("SELECT count(*) FROM runtime_outbox") == [(1,)]
+
+
+async def test_a_saga_that_is_cancelled_behind_its_pivot_goes_on(shop):
+    class Cancelled(Orders):
+        async def ship(self, order, call):
+            async with self.db.transaction() as connection:
+                assert await jobs_store.cancel(connection, "o1", b"")
+            return await super().ship(order, call)
+
+    async with serve_in_memory(Stock(shop.db)) as channel, jobs.work(shop.db, Cancelled(shop.db, channel)):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        await shop.until("succeeded")
+    assert await shop.movements() == ["reserve", "charge", "ship"]
+
+
 async def test_a_step_gets_the_responses_of_those_before_it_also_after_a_new_start(shop):
     seen = []
 
@@ -265,6 +305,21 @@ async def test_a_saga_whose_steps_are_others_now_is_left_to_a_human(shop):
     async with jobs.work(shop.db, New()):
         assert (await shop.until("failed")).parked
     assert "its step 1 was 'old' when it began" in (await shop.job()).detail
+
+
+async def test_what_fails_outside_of_a_step_ends_no_saga(shop):
+    class Broken:
+        @sagas.saga(pb.Order)
+        def place(self):
+            raise errors.failed_precondition("a step would be refused for good by this")
+
+    async with jobs.work(shop.db, Broken()):
+        async with shop.db.transaction() as connection:
+            await jobs.enqueue(connection, pb.Order(id="o1"), id="o1")
+        async with asyncio.timeout(20):
+            while not (await shop.job()).failures:
+                await asyncio.sleep(0.01)
+        assert (await shop.job()).state == "queued"
 
 
 async def test_a_saga_runs_as_the_request_that_started_it_and_within_the_time_of_its_step(shop):

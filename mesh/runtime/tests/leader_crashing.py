@@ -1,14 +1,12 @@
-"""`python coordination_processes.py URL LIFE`: two processes that stand for one lead; the leader writes who it is.
+"""A process that stands for a lead; the leader writes who it is, and the first stops itself (SIGSTOP) as it writes.
 
-Prints the pid of each. What only the leader may write it writes in its transaction, into `acted`; when its work is
-cancelled it writes into `lost`. The first leader stops itself (SIGSTOP) in a transaction.
+What only the leader may write it writes in its transaction, into `acted`; when its work is cancelled it writes into
+`lost`.
 """
 
 import asyncio
-import logging
 import os
 import signal
-import sys
 
 import sqlalchemy as sa
 
@@ -20,8 +18,7 @@ async def stand(url, life):
     async with database(url=url, pool=4) as db:
 
         async def work(held):
-            acts = 0
-            who = {"pid": os.getpid(), "token": held.token}
+            acts, who = 0, {"pid": os.getpid(), "token": held.token}
             try:
                 while True:
                     async with held.transaction() as connection:
@@ -35,15 +32,4 @@ async def stand(url, life):
                 raise
 
         async with lead(db, "acting", work, life=life):
-            await asyncio.sleep(60)
-
-
-if __name__ == "__main__":
-    logging.disable()
-    for _ in range(2):
-        if not (pid := os.fork()):
-            signal.alarm(60)
-            asyncio.run(stand(sys.argv[1], float(sys.argv[2])))
-            os._exit(0)
-        print(pid, flush=True)
-    sys.stdin.read()  # until the test ends
+            await asyncio.Event().wait()
