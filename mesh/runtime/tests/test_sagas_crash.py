@@ -22,7 +22,8 @@ def place(postgres_server, postgres_runner, events_url, tmp_path):
 
 async def test_two_services_killed_after_every_write_lose_and_double_nothing_and_take_back_the_whole(place, forker):
     """`python -m bench saga_kills` does it a thousand times, before and within each write too."""
-    points = {who: [p for p in points if p.startswith("after")] for who, points in crashing.POINTS.items()}
+    whats = {"orders": ("order", *crashing.LOG[1:]), "stock": crashing.WRITES["stock"]}
+    points = {who: [f"after {what}" for what in whats[who]] for who in whats}
     driver = crashing.Driver(forker, place)
     await driver.run({who: [(point, 1) for point in points[who]] for who in points})
     assert await driver.faults() == []
