@@ -19,11 +19,10 @@ DEFAULT_PAGE_SIZE = 50
 
 
 class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
-    """Serves the profiles in `store`; `clock` gives the time, with a zone."""
+    """Serves the profiles in `store`."""
 
-    def __init__(self, store: ProfileStore, clock: Callable[[], datetime] = clock.now) -> None:
+    def __init__(self, store: ProfileStore) -> None:
         self._store = store
-        self._clock = clock
 
     async def GetProfile(self, request: profile_pb2.GetProfileRequest, context: Context) -> Profile:
         """Returns one of the user's profiles."""
@@ -46,7 +45,7 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         """Adds a profile for the user."""
         self._check_birth_date(request.profile)
         profile = masks.merged(Profile(), request.profile, FieldMask(paths=[masks.ALL]))
-        return await self._store.create(profile, self._clock())
+        return await self._store.create(profile, clock.now())
 
     async def UpdateProfile(self, request: profile_pb2.UpdateProfileRequest, context: Context) -> Profile:
         """Changes the fields in the mask, or those that are set."""
@@ -61,18 +60,18 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
             return after
 
         name = request.profile.name
-        return _found(await self._store.update(_id_of(name), change, self._clock()), name)
+        return _found(await self._store.update(_id_of(name), change, clock.now()), name)
 
     async def DeleteProfile(self, request: profile_pb2.DeleteProfileRequest, context: Context) -> empty_pb2.Empty:
         """Deletes one of the user's profiles."""
-        there = await self._store.delete(_id_of(request.name), _seen(request.etag), self._clock())
+        there = await self._store.delete(_id_of(request.name), _seen(request.etag), clock.now())
         if not there and not request.allow_missing:
             raise errors.not_found(request.name)
         return empty_pb2.Empty()
 
     async def UndeleteProfile(self, request: profile_pb2.UndeleteProfileRequest, context: Context) -> Profile:
         """Brings one of the user's profiles back."""
-        back = await self._store.undelete(_id_of(request.name), _seen(request.etag), self._clock())
+        back = await self._store.undelete(_id_of(request.name), _seen(request.etag), clock.now())
         return _found(back, request.name)
 
     async def GetTargets(self, request: profile_pb2.GetTargetsRequest, context: Context) -> profile_pb2.Targets:
@@ -95,7 +94,7 @@ class ProfileService(profile_pb2_grpc.ProfileServiceServicer):
         return _found(await self._store.get(_id_of(name)), name)
 
     def _today(self) -> date:
-        return self._clock().date()
+        return clock.now().date()
 
     def _check_birth_date(self, profile: Profile) -> None:
         if profile.HasField("birth_date") and (problem := domain.birth_date_problem(profile.birth_date, self._today())):

@@ -21,7 +21,7 @@ from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
 from sqlalchemy.dialects import postgresql
 
 from mesh.runtime.db import Rows, acting_for, database, housekeeping
-from mesh.runtime.testing import as_user, serve_in_memory
+from mesh.runtime.testing import as_user, serve_in_memory, stopped_clock
 from services.profile import store
 from services.profile.service import ProfileService
 
@@ -30,19 +30,10 @@ ALICE = as_user("alice", "profile.read", "profile.write")
 BOB = as_user("bob", "profile.read", "profile.write")
 
 
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self):
-        self.now = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    with stopped_clock(datetime(2026, 11, 22, 12, tzinfo=UTC)) as stopped:
+        yield stopped
 
 
 @pytest_asyncio.fixture
@@ -53,7 +44,7 @@ async def db(postgres_url, keys):
 
 @pytest_asyncio.fixture
 async def stub(db, clock):
-    async with serve_in_memory(ProfileService(store.ProfileStore(db), clock)) as channel:
+    async with serve_in_memory(ProfileService(store.ProfileStore(db))) as channel:
         yield ProfileServiceStub(channel)
 
 
