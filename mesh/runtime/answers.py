@@ -80,7 +80,7 @@ class StoredAnswers:
             if (await unit.connection.execute(_CLAIM, {**key, "body": body})).first():
                 made = await make()
                 async with unit.turn:  # a task of the handler may be at work still
-                    stored = await self._db.keys.dump(unit.connection, made, _place(key))
+                    stored = await self._db.keys.dump(unit.connection, made, place_of(key))
                     await unit.connection.execute(_KEEP, {**key, "answer": stored})
                 return made
             kept = (await unit.connection.execute(_READ, key)).one_or_none()
@@ -88,7 +88,7 @@ class StoredAnswers:
                 raise errors.conflict()
             if kept.body not in (body, plain):  # the second of a version that did not encrypt
                 raise errors.request_id_reused()
-            answer = await self._db.keys.load(unit.connection, kept.answer, _place(key))
+            answer = await self._db.keys.load(unit.connection, kept.answer, place_of(key))
             return method.response.FromString(answer)
 
     async def _body(self, connection: AsyncConnection, request: Message, plain: bytes) -> bytes:
@@ -98,7 +98,8 @@ class StoredAnswers:
         return (await self._db.keys.writing(connection)).mac(plain)
 
 
-def _place(key: Mapping[str, str]) -> str:
+def place_of(key: Mapping[str, str]) -> str:
+    """Where the answer to a key is stored, as its encryption takes it."""
     return "runtime_answer.answer/" + "/".join(key.values())
 
 

@@ -18,6 +18,10 @@ def told_as_lost() -> Iterator[None]:
         yield
     except sa.exc.TimeoutError as error:  # every pooled connection is busy for as long as the pool waits
         raise ConnectionError("no database connection is free") from error
+    except FileNotFoundError as error:
+        if error.filename is not None:  # a file; without a name it is the socket of a server that starts again
+            raise
+        raise ConnectionError(LOST) from error
     except sa.exc.DBAPIError as error:
         state = str(getattr(error.orig, "sqlstate", ""))
         gone = error.connection_invalidated or state.startswith("08") or state in _NOT_SERVING

@@ -24,7 +24,7 @@ STATEMENT_TIMEOUT_MS = 300_000
 # Of the tables that the runtime keeps in every database.
 _OWN_MIGRATIONS = Path(__file__).parents[1] / "migrations"
 _OWN_TABLE = "runtime_version"
-_STATED = re.compile(r"""^(revision|down_revision)\b[^=\n]*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
+_STATED = re.compile(r"""^(revision|down_revision|depends_on)\b[^=\n]*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
 _MIGRATION_LOCK = 0x6E6F7572  # any constant: the lock is per database, and a service has its own
 
 
@@ -161,17 +161,18 @@ def _is_done(connection: sa.Connection, migrations: Path, table: str) -> bool:
     if not connection.execute(sa.text("SELECT to_regclass(:table)"), {"table": table}).scalar_one():
         return False
     stated = [_stated(path.read_text()) for path in (migrations / "versions").glob("*.py")]
-    followed = {before for _, before in stated}
-    ends = {revision for revision, _ in stated} - followed
+    # Alembic keeps neither what another revision follows nor what one depends on.
+    passed = {before for _, *befores in stated for before in befores}
+    ends = {revision for revision, *_ in stated} - passed
     several = table == _OWN_TABLE  # lines of their own
     reached = set(connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalars())  # noqa: S608 - a constant
-    return reached == ends and (several or len(ends) == 1)
+    return reached - passed == ends and (several or len(ends) == 1)
 
 
-def _stated(text: str) -> tuple[str | None, str | None]:
-    """A revision, and the one before, as a migration says them: `revision = "0002"`."""
+def _stated(text: str) -> tuple[str | None, ...]:
+    """A revision, the one before and the one it needs, as a migration says them: `revision = "0002"`."""
     found = dict(_STATED.findall(text))
-    return found.get("revision"), found.get("down_revision")
+    return found.get("revision"), found.get("down_revision"), found.get("depends_on")
 
 
 async def _page_key(connection: AsyncConnection) -> bytes:

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth, errors
 from mesh.runtime.backoff import Backoff
+from mesh.runtime.db import keys_of
 from mesh.runtime.jobs import Cancelled, Job, Superseded
 from mesh.runtime.jobs.kinds import Kind, marking
 from mesh.runtime.jobs.running import CANCELLED, Again, may_help, told
@@ -82,10 +83,10 @@ class Running(Generic[Argument]):
         """
         async with self._job.transaction(cancellable=False) as connection:
             row, log = await store.open_(connection, self._job.id, self._kind)
+            self._responses = {step.name: await self._read(connection, step) for step in log.values() if step.response}
         self._state, self._detail = row.state, row.detail or ""
         self._error = status_pb2.Status.FromString(row.error or b"")
         self._states = {number: step.state for number, step in log.items()}
-        self._responses = {step.name: step.response for step in log.values() if step.response}
         if found := problem(self._steps, log):
             await self._park(errors.to_status(errors.internal(), ""), found)
             return
@@ -133,11 +134,18 @@ class Running(Generic[Argument]):
     async def _done(
         self, connection: AsyncConnection, number: int, step: Step[Argument], answer: Message | None
     ) -> None:
-        packed = answer.SerializeToString() if answer is not None else b""
-        await store.note(connection, self._job.id, number, store.DONE, response=packed)
-        self._responses[step.name] = packed
+        place, stored = store.place_of(self._job.id, number), b""
+        if answer is not None:
+            stored = await keys_of(connection).dump(connection, answer, place)
+        await store.note(connection, self._job.id, number, store.DONE, response=stored)
+        self._responses[step.name] = answer.SerializeToString() if answer is not None else b""
         if number == len(self._steps) - 1:
             await self._succeed(connection, answer)
+
+    async def _read(self, connection: AsyncConnection, step: store.StepRow) -> bytes:
+        return await keys_of(connection).load(
+            connection, step.response or b"", store.place_of(self._job.id, step.number)
+        )
 
     async def _succeed(self, connection: AsyncConnection, response: Message | None) -> None:
         await store.turn(connection, self._job.id, store.SUCCEEDED)

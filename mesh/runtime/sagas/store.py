@@ -102,6 +102,11 @@ _NOTE = sa.text(
 )
 
 
+def place_of(id_: str, number: int) -> str:
+    """Where the response of a step is stored, as its encryption takes it."""
+    return f"runtime_saga_step.response/{id_}/{number}"
+
+
 async def open_(connection: AsyncConnection, id_: str, kind: str) -> tuple[Row, dict[int, StepRow]]:
     """Makes the log of a saga that begins; the log, with the steps that were begun. One that was parked goes on."""
     await connection.execute(_OPEN, {"id": id_, "kind": kind})

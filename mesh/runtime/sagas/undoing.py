@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime.answers import owner
+from mesh.runtime.answers import owner, place_of
+from mesh.runtime.db import keys_of
 
 _NEVER = b""  # no request has this digest: whoever comes with the id is refused
 _KEY = "owner = :owner AND method = :method AND request_id = :request_id"
@@ -40,4 +41,6 @@ async def undoing(
     key = {"owner": owner(), "method": method, "request_id": request_id.lower()}
     await connection.execute(_BLOCK, {**key, "body": _NEVER})
     answer = (await connection.execute(_READ, key)).scalar_one()
-    return None if answer is None else response.FromString(answer)
+    if answer is None:
+        return None
+    return response.FromString(await keys_of(connection).load(connection, answer, place_of(key)))

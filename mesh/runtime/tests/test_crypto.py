@@ -12,7 +12,7 @@ from nourish.food.v1.operation_pb2_grpc import OperationServiceServicer, Operati
 from nourish.profile.v1.profile_pb2 import CreateProfileRequest, ListProfilesResponse, Profile
 from nourish.type.v1 import operations_pb2
 
-from mesh.runtime import database, jobs
+from mesh.runtime import database, jobs, sagas
 from mesh.runtime.crypto.sensitive import may_be_sensitive, take_out
 from mesh.runtime.db import acting_for
 from mesh.runtime.testing import as_user, serve_in_memory
@@ -115,3 +115,41 @@ async def test_a_job_holds_nothing_sensitive_in_the_open_and_its_user_sees_the_w
 async def job_row(db):
     async with db.connection() as connection:
         return (await connection.execute(sa.text("SELECT * FROM runtime_job"))).one()
+
+
+MOVED = Profile(display_name="Gwendolyn", medications=["warfarin"])
+
+
+class Moving:
+    """A saga whose first step answers with a profile, which the second, tried twice, reads from the log."""
+
+    def __init__(self):
+        self.read = []
+
+    @sagas.saga(CreateProfileRequest)
+    def move(self):
+        backoff = jobs.Backoff("fixed", first=0.01, limit=0.01)
+        return [sagas.step(self.take), sagas.step(self.give, backoff=backoff)]
+
+    async def take(self, argument, call):
+        return argument.profile
+
+    async def give(self, argument, call):
+        self.read.append(call.response("take", Profile))
+        if len(self.read) == 1:
+            raise RuntimeError
+
+
+async def test_what_the_step_of_a_saga_answered_is_not_kept_in_the_open_and_later_steps_read_it(db):
+    moving = Moving()
+    async with jobs.work(db, moving), asyncio.timeout(20):
+        async with acting_for("alice"), db.transaction() as connection:
+            await jobs.enqueue(connection, CreateProfileRequest(profile=MOVED))
+        while not (row := await job_row(db)).end_time:
+            await asyncio.sleep(0.02)
+    assert (row.state, moving.read) == ("succeeded", [MOVED] * 2)
+    async with db.connection() as connection:
+        query = sa.text("SELECT response FROM runtime_saga_step WHERE name = 'take'")
+        stored = (await connection.execute(query)).scalar_one()
+    assert stored
+    assert b"warfarin" not in stored

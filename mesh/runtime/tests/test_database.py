@@ -5,9 +5,11 @@ import asyncio
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh.runtime import auth, pages
-from mesh.runtime.db import Rows, acting_for, database
+from mesh.runtime.db import Database, Rows, acting_for, database
+from mesh.runtime.db.lost import told_as_lost
 
 MIGRATION = """
 import time
@@ -200,3 +202,12 @@ async def test_a_role_for_which_policies_do_not_hold_is_refused(protected, postg
 async def execute(connection, sql):
     """Runs a statement on either kind of connection."""
     await connection.execute(sql if isinstance(connection, asyncpg.Connection) else sa.text(sql))
+
+
+async def test_a_server_whose_socket_is_gone_cannot_be_reached_and_a_missing_file_is_no_such_thing(tmp_path):
+    gone = Database(create_async_engine(f"postgresql+asyncpg://nobody@/none?host={tmp_path}"))
+    with pytest.raises(ConnectionError):
+        async with gone.connection():
+            pass
+    with pytest.raises(FileNotFoundError), told_as_lost():
+        (tmp_path / "none").read_bytes()
