@@ -126,7 +126,8 @@ class Mesh:
         from mesh.local.postgres import Postgres
         from mesh.runtime import database
 
-        return database(url=Postgres(self.home, self.paths.postgres_sockets).url(service), pool=2)
+        url = Postgres(self.home, self.paths.postgres_sockets).url(service)
+        return database(url=url, pool=2, keys=self.paths.keys / service)
 
     @asynccontextmanager
     async def events(self, kind: type[E]) -> AsyncIterator[Captured[E]]:

@@ -33,6 +33,7 @@ KEPT_OUT = {
     "database.*": "starts and ends processes",
     "events.*": "starts and ends processes",
     "services.*.database.*": "starts and ends processes",
+    "telemetry.otlp": "nobody takes traces there",
     "services.*.calls": "takes away the calls that the load needs",
     **{f"services.{name}.canary.weight": "there is no instance to take it" for name in WITHOUT_CANARY},
     **{f"services.{name}.traffic.mirror.percent": "there is no instance to take it" for name in WITHOUT_CANARY},
@@ -47,11 +48,16 @@ AT_LEAST = {
 
 
 def places(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Whatever may be written, with its schema: maps and what they hold; the services are those that are shipped."""
+    """Whatever may be written, with its schema: maps and what they hold; the services are those that are shipped.
+
+    Not the flags: the parts of one must agree, and they have tests of their own.
+    """
     if "$ref" in schema:
         schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]]
     yield path, schema
     for key, child in schema.get("properties", {}).items():
+        if key == "flags":
+            continue
         yield from places(child, (*path, key))
     if isinstance(child := schema.get("additionalProperties"), dict):
         for name in SERVICES if path == ("services",) else ("anything",):
@@ -94,6 +100,8 @@ def value(rng: random.Random, path: Path) -> Any:
         case {"type": "integer", "minimum": low, "maximum": high}:
             low = max(low, least)
             return rng.choice([low, high, rng.randint(low, high)])
+        case {"type": "number", "minimum": low, "maximum": high}:
+            return rng.choice([low, high, rng.uniform(low, high)])
         case {"type": "string"} as schema if "pattern" not in schema:
             return word(rng)
     raise NotImplementedError(f"{'.'.join(path)}: say in value() what it takes, or in KEPT_OUT why no edit touches it")

@@ -14,6 +14,9 @@ from mesh.runtime.telemetry import traces
 from mesh.runtime.telemetry.tests.collector import Collector
 from tests.e2e.harness import wait_until
 
+# That nobody has asked for: nutrition keeps what it looks up.
+FOODS = ("guava", "okra", "jicama", "kohlrabi", "rutabaga", "tamarind", "persimmon", "quail", "cassava", "kumquat")
+
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
@@ -46,9 +49,9 @@ def traced(mesh, collector):
 @pytest.fixture(scope="module")
 def trace(traced, collector):
     """The spans of one request, each with the service that it is of; and the answer."""
-    body = {"lines": ["100 g granulated sugar"]}
     headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
-    for _ in range(10):  # a proxy sends its spans five at a time, or after five seconds
+    for food in FOODS:  # a proxy sends its spans five at a time, or after five seconds
+        body = {"lines": [f"100 g {food}"]}
         answer = httpx.post(f"{traced.url}/api/v1/nutrition:analyze", json=body, headers=headers, timeout=20)
         assert answer.status_code == 200, answer.text
     id_ = answer.headers["x-request-id"]
@@ -91,7 +94,7 @@ def test_a_client_outside_neither_begins_nor_silences_a_trace(trace):
 
 def test_no_span_says_what_was_asked_for(trace):
     spans, _ = trace
-    assert "sugar" not in str(spans)
+    assert FOODS[-1] not in str(spans)
 
 
 def test_the_edges_log_joins_request_and_trace(trace, traced):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,8 @@ def servers(postgres_runner):
         finally:
             for server in (replica, primary):
                 if server.pid:
-                    os.kill(server.pid, signal.SIGQUIT)
+                    with suppress(ProcessLookupError):  # that a test has killed
+                        os.kill(server.pid, signal.SIGQUIT)
                 postgres_runner.run(server.stop())
 
 

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from nourish.food.v1.food_pb2 import GetFoodRequest, ListFoodsRequest
 
 from mesh.runtime import database, events
+from mesh.runtime.cache import caches
+from mesh.runtime.cache.link import linked
 from mesh.runtime.db import acting_for
 from mesh.runtime.errors import ServiceError
 from services.food import domain, usda
@@ -208,7 +210,7 @@ async def test_an_instance_drops_what_it_keeps_when_another_imports_other_data(
     await load(postgres_url, first)
     async with database(url=postgres_url, pool=4) as db:
         service = FoodService(FoodStore(db))
-        async with events.carry(db, service, url=events_url):
+        async with events.carry(db, service, url=events_url), linked(caches(), events_url):
             (food,) = (await service.ListFoods(ListFoodsRequest(page_size=1), None)).foods
             request = GetFoodRequest(name=food.name)
             assert await service.GetFood(request, None) == food
