@@ -12,6 +12,7 @@ STORY = """
 import os
 from nourish.profile.v1.profile_pb2 import CreateProfileRequest, ListProfilesRequest, Profile
 from nourish.profile.v1.profile_pb2_grpc import ProfileServiceStub
+from mesh.runtime.db import Rows
 import grpc, pytest, sqlalchemy as sa
 
 
@@ -19,7 +20,7 @@ async def test_a_user_through_the_edge(mesh_up):
     mesh = mesh_up("profile")
     profiles = mesh.stub(ProfileServiceStub, user="alice")
     made = await profiles.CreateProfile(CreateProfileRequest(profile=Profile(display_name="Me")))
-    async with mesh.database("profile") as db, db.connection() as connection:
+    async with mesh.database("profile") as db, db.connection(Rows.EVERYONES) as connection:
         found = await connection.execute(sa.text("SELECT owner FROM profile WHERE id = :id"), {"id": made.name[9:]})
         assert found.scalar_one() == "alice"
     with pytest.raises(grpc.aio.AioRpcError) as refused:

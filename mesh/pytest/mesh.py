@@ -122,7 +122,10 @@ class Mesh:
         return kind(opened(target, self.paths.identity, user, scopes))
 
     def database(self, service: str) -> AbstractAsyncContextManager[Database]:
-        """The database of a service: `async with mesh.database("food") as db: ...`."""
+        """The database of a service: `async with mesh.database("food") as db: ...`.
+
+        Of protected tables it shows what `Rows` or `acting_for` ask for.
+        """
         from mesh.local.postgres import Postgres
         from mesh.runtime import database
 
