@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from mesh.runtime import cache, notify, options, settings, telemetry
 from mesh.runtime.answers import Answers, StoredAnswers
+from mesh.runtime.cache import figures
 from mesh.runtime.db import current as current_database
 from mesh.runtime.environment import environment, required
 from mesh.runtime.handlers import MethodInfo, is_implemented, register, shaped
@@ -63,7 +64,8 @@ async def _guard(stack: AsyncExitStack) -> Guard | None:
 
 
 async def _link_caches(stack: AsyncExitStack) -> None:
-    """Ties the caches to those of other instances, and to the events that clear them."""
+    """Ties the caches to those of other instances, to the events that clear them, and to what Prometheus reads."""
+    figures.show()
     linked = [found for found in cache.caches() if found.shared or found.cleared_by]
     if not linked:
         return

@@ -9,7 +9,8 @@ from nourish.food.v1.food_pb2 import Food, FoodsImported
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh.runtime import auth, cache, errors, unit
-from mesh.runtime.cache import Cache, on
+from mesh.runtime.cache import Cache, figures, on
+from mesh.runtime.telemetry import metrics
 
 
 class Clock:
@@ -335,3 +336,13 @@ def test_a_cache_with_bad_numbers_or_a_bad_name_is_refused():
 def test_telemetry_finds_all_caches():
     made = Cache("found", Food, whose="everybody", ttl=1)
     assert made in cache.caches()
+
+
+async def test_what_a_cache_counts_is_shown_to_prometheus(clock, source):
+    found = Cache("shown", Food, whose="everybody", ttl=100, clock=clock)
+    figures.show()
+    for _ in range(3):
+        await found.get("onion", source.of("onion"))
+    lines = metrics.text().splitlines()
+    assert {'cache_hits_total{cache="shown"} 2', 'cache_misses_total{cache="shown"} 1'} <= set(lines)
+    assert [line for line in lines if line.startswith('cache_bytes{cache="shown"}')]
