@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth, errors
-from mesh.runtime.crypto.sensitive import has_sensitive
+from mesh.runtime.crypto.parts import has_sensitive
 from mesh.runtime.db import Database
 from mesh.runtime.handlers import MethodInfo
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth
 from mesh.runtime.crypto.keyring import KEY_BYTES, Keyring, KeyringError
-from mesh.runtime.crypto.sensitive import take_out
+from mesh.runtime.crypto.parts import take_out
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

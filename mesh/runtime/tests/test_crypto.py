@@ -13,7 +13,7 @@ from nourish.profile.v1.profile_pb2 import CreateProfileRequest, ListProfilesRes
 from nourish.type.v1 import operations_pb2
 
 from mesh.runtime import database, jobs, sagas
-from mesh.runtime.crypto.sensitive import may_be_sensitive, take_out
+from mesh.runtime.crypto.parts import may_be_sensitive, take_out
 from mesh.runtime.db import acting_for
 from mesh.runtime.testing import as_user, serve_in_memory
 

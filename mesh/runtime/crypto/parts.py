@@ -7,16 +7,10 @@ from typing import Any, TypeVar
 
 from google.protobuf import any_pb2, descriptor_pool
 from google.protobuf.message import Message
-from nourish.mesh.v1 import policy_pb2
 
-ANY = "google.protobuf.Any"
-Field = Any  # protobuf has two classes of descriptors, and its types give now one, now both
+from mesh.runtime.sensitive import ANY, Field, is_sensitive
+
 M = TypeVar("M", bound=Message)
-
-
-def is_sensitive(field: Field) -> bool:
-    """Whether the contract marks it as personal or secret."""
-    return bool(field.GetOptions().Extensions[policy_pb2.field].sensitive)
 
 
 @cache
