@@ -59,18 +59,24 @@ $(VENV)/uv:
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
+# Compiled now and not by each process that starts: where PYTHONDONTWRITEBYTECODE is set that is two thirds of a start.
+INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+COMPILE = $(BIN)/python -m compileall -q mesh services gen/python
+
 # The runtime alone: what `make up` needs.
 $(VENV)/run: requirements.lock pyproject.toml | $(VENV)/uv
 	@echo "installing the runtime packages into $(VENV) ..."
-	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements.lock
-	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(COMPILE)
 	@touch $@
 
 # Everything: what tests, checks and generators need. A superset of the above at the same versions.
 $(VENV)/dev: requirements-dev.lock requirements.lock pyproject.toml gen/ts/package-lock.json | $(VENV)/uv
 	@echo "installing the development packages into $(VENV) ..."
-	@$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements-dev.lock
-	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@$(COMPILE)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix gen/ts ci --silent --no-audit --no-fund
 	@$(BIN)/python -c 'from mesh.cli.gen import prepare_imports; prepare_imports()'
 	@touch $@ $(VENV)/run
