@@ -49,34 +49,44 @@ def egress() -> grpc.aio.Channel:
     target = required(environment().egress, "NOURISH_EGRESS")
     if target.startswith(_XDS):
         credentials = grpc.xds_channel_credentials()
-        return passing_on(grpc.aio.secure_channel(target, credentials, options=options.CLIENT_WITHOUT_SIDECAR))
+        channel = grpc.aio.secure_channel(target, credentials, options=options.CLIENT_WITHOUT_SIDECAR)
+        return passing_on(channel, bounded=True)
     return passing_on(grpc.aio.insecure_channel(target, options=options.CLIENT))
 
 
-def passing_on(channel: grpc.aio.Channel) -> grpc.aio.Channel:
-    """Returns `channel` such that every call on it carries what the request being served passes on."""
-    return _PassingOn(channel)
+def passing_on(channel: grpc.aio.Channel, *, bounded: bool = False) -> grpc.aio.Channel:
+    """Returns `channel` such that every call on it carries what the request being served passes on.
+
+    Args:
+        channel: to the mesh.
+        bounded: whether the contract's deadline is set here, for want of a sidecar that does.
+    """
+    return _PassingOn(channel, bounded)
 
 
 class _PassingOn(grpc.aio.Channel):
     """Wraps the multi-callables: grpc.aio's own interceptors cost a task a call."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: grpc.aio.Channel, bounded: bool) -> None:
+        self._channel, self._bounded = channel, bounded
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_unary(method, *args, **kwargs), method, _hash_field(method))
+        return self._wrapped(self._channel.unary_unary(method, *args, **kwargs), method, _policy(method).hash_key)
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.unary_stream(method, *args, **kwargs), method, _hash_field(method))
+        return self._wrapped(self._channel.unary_stream(method, *args, **kwargs), method, _policy(method).hash_key)
 
     # No key where the requests are a stream: the headers go out before the first of them.
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_unary(method, *args, **kwargs), method)
+        return self._wrapped(self._channel.stream_unary(method, *args, **kwargs), method)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return _with_call_info(self._channel.stream_stream(method, *args, **kwargs), method)
+        return self._wrapped(self._channel.stream_stream(method, *args, **kwargs), method)
+
+    def _wrapped(self, inner: Callable[..., Any], method: str, field: str = "") -> Callable[..., Any]:
+        longest = _policy(method).deadline.ToMicroseconds() / 1e6 if self._bounded else 0.0
+        return _with_call_info(inner, method, field, longest)
 
     async def __aenter__(self) -> _PassingOn:
         return self
@@ -98,13 +108,13 @@ class _PassingOn(grpc.aio.Channel):
 
 
 @cache
-def _hash_field(path: str) -> str:
-    """The field of the request by which the contract keeps a method's calls together, or ""."""
+def _policy(path: str) -> policy_pb2.MethodPolicy:
+    """What the contract says of a method; nothing, if it is none of ours."""
     try:
         method = descriptor_pool.Default().FindMethodByName(path.strip("/").replace("/", "."))
-    except KeyError:  # no contract of ours
-        return ""
-    return str(method.GetOptions().Extensions[policy_pb2.method].hash_key)
+    except KeyError:
+        return policy_pb2.MethodPolicy()
+    return method.GetOptions().Extensions[policy_pb2.method]
 
 
 def _hash_key(field: str, request: Any) -> tuple[tuple[str, str], ...]:
@@ -113,11 +123,13 @@ def _hash_key(field: str, request: Any) -> tuple[tuple[str, str], ...]:
     return ((_KEY_HEADER, hashlib.blake2b(str(value).encode(), digest_size=8).hexdigest()),) if value else ()
 
 
-def _with_call_info(inner: Callable[..., Any], path: str, field: str = "") -> Callable[..., Any]:
+def _with_call_info(inner: Callable[..., Any], path: str, field: str, longest: float) -> Callable[..., Any]:
     name, attributes = traces.named(path)
 
     def multicallable(request: Any = None, *, timeout: float | None = None, metadata: Any = None, **kwargs: Any) -> Any:
         info = auth.current.get()
+        if longest:
+            timeout = longest if timeout is None else min(timeout, longest)
         if info.deadline:
             left = max(info.deadline - asyncio.get_running_loop().time(), 0.0)
             timeout = left if timeout is None else min(timeout, left)

@@ -139,19 +139,20 @@ def build_server(*servicers: object, answers: Answers | None = None, guard: Guar
         TypeError: not a servicer.
     """
     how = options.SERVER_WITHOUT_SIDECAR if guard else options.SERVER
-    server = grpc.aio.server(interceptors=[guard] if guard else [], options=how)
+    server = grpc.aio.server(options=how)
+    door = guard.door(server) if guard else server
     if answers is None and (db := current_database()):
         answers = StoredAnswers(db)
     running = Running(max_calls=environment().max_calls, max_streams=environment().max_streams)
-    registrar = _Registrar(server, Server(running, answers))
+    registrar = _Registrar(door, Server(running, answers))
     for servicer in servicers:
         _add(servicer, registrar)
     checks = HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, door)
     services = ("", *registrar.services)
     for name in services:
         checks._server_status[name] = health_pb2.HealthCheckResponse.SERVING  # `set` is a coroutine; nothing waits yet
-    reflection.enable_server_reflection((*registrar.services, reflection.SERVICE_NAME, health.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*registrar.services, reflection.SERVICE_NAME, health.SERVICE_NAME), door)
     return Built(server, checks, running, services)
 
 
@@ -169,7 +170,7 @@ def _add(servicer: object, registrar: _Registrar) -> None:
 class _Registrar:
     """Stands in for the server while generated code registers handlers, and wraps each one."""
 
-    def __init__(self, server: grpc.aio.Server, shared: Server) -> None:
+    def __init__(self, server: Any, shared: Server) -> None:
         self._server = server
         self._shared = shared
         self.services: list[str] = []

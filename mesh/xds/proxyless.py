@@ -25,7 +25,7 @@ from mesh.contract import Method
 from mesh.xds import endpoints, pb
 from mesh.xds.listeners import HCM
 from mesh.xds.plan import Callee, NodePlan, Target
-from mesh.xds.policies import balancing, canary, jwt, rbac, timeouts, tls
+from mesh.xds.policies import balancing, canary, jwt, rbac, tls
 from mesh.xds.routes import EGRESS, INBOUND
 
 # The certificate provider of the process's bootstrap: the files of its identity, read again each second.
@@ -73,9 +73,11 @@ def _inbound(node: NodePlan) -> listener_pb2.Listener:
 
 
 def _call(callee: Callee, method: Method) -> list[Route]:
-    """No retry policy: gRPC repeats by itself what certainly did not start, and its xDS tells no answer from a loss."""
+    """No deadline: the runtime sets it, for gRPC's client lets that of a route pass too early (0043).
+
+    No retry policy: gRPC repeats by itself what certainly did not start, and its xDS tells no answer from a loss.
+    """
     action = RouteAction()
-    action.MergeFrom(timeouts.route(method))
     action.MergeFrom(balancing.route(method))
     return canary.routes(callee, Route(name=method.path[1:], match=RouteMatch(path=method.path)), action)
 

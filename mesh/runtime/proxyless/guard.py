@@ -7,7 +7,7 @@ import inspect
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,12 +44,11 @@ class RefusedError(Exception):
         self.code, self.message = code, message
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class Guard:
     """Lets through what the rules allow. The handler sees the headers that a sidecar would have left and set."""
 
     def __init__(self, inbound: Inbound, identity: Path) -> None:
         self._inbound, self._identity = inbound, identity
-        self._handlers: dict[str, Handler] = {}
         self._running = 0
         self._last = 0.0
 
@@ -62,20 +61,6 @@ class Guard(grpc.aio.ServerInterceptor):
         """
         return server.add_secure_port(address, credentials.server(self._identity))
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The handler of a method, made once."""
-        path = str(details.method)
-        if path not in self._handlers:
-            handler = await continuation(details)
-            if handler is None:
-                return None
-            self._handlers[path] = self._guarded(path, handler)
-        return self._handlers[path]
-
     async def lull(self, seconds: float) -> None:
         """Returns when nothing runs and nobody has called for a moment: who was told to stay away has heard it."""
         self._last = time.monotonic()
@@ -85,7 +70,12 @@ class Guard(grpc.aio.ServerInterceptor):
                 return
             await asyncio.sleep(POLL_SECONDS)
 
-    def _guarded(self, path: str, handler: Any) -> Handler:
+    def door(self, server: grpc.aio.Server) -> Door:
+        """Where to register handlers at the server, so that none stands outside."""
+        return Door(self, server)
+
+    def before(self, path: str, handler: Any) -> Handler:
+        """The handler of a method, behind the guard."""
         kind, make = _MAKE[handler.request_streaming, handler.response_streaming]
         behaviour = getattr(handler, kind)
 
@@ -135,6 +125,37 @@ class Guard(grpc.aio.ServerInterceptor):
         return tuple(_headers(sent, caller, claims))
 
 
+class Door:
+    """Where handlers are registered at a server, each behind the guard. An interceptor would cost every call more."""
+
+    def __init__(self, guard: Guard, server: grpc.aio.Server) -> None:
+        self._guard, self._server = guard, server
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """As the server's."""
+        self._server.add_generic_rpc_handlers(tuple(_Guarded(self._guard, handler) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """As the server's."""
+        guarded = {name: self._guard.before(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, guarded)
+
+
+class _Guarded(grpc.GenericRpcHandler):
+    def __init__(self, guard: Guard, handler: grpc.GenericRpcHandler) -> None:
+        self._guard, self._handler = guard, handler
+        self._known: dict[str, Handler] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        path = str(details.method)
+        if path not in self._known:
+            found = self._handler.service(details)
+            if found is None:
+                return None
+            self._known[path] = self._guard.before(path, found)
+        return self._known[path]
+
+
 class _Admitted:
     """The context of a call, with the headers that are known to be true."""
 
@@ -156,21 +177,20 @@ def _caller(peer: Any) -> str | None:
 
 
 def _value(sent: Iterable[tuple[str, str | bytes]], name: str) -> str:
-    return next((value for key, value in sent if key == name and isinstance(value, str)), "")
+    for key, value in sent:
+        if key == name and isinstance(value, str):
+            return value
+    return ""
 
 
 def _headers(
     sent: Iterable[tuple[str, str | bytes]], caller: str, claims: Claims | None
-) -> Iterator[tuple[str, str | bytes]]:
-    named = False
-    for key, value in sent:
-        named = named or key == auth.REQUEST_ID_HEADER
-        if key == auth.CANARY_HEADER or not key.startswith(OURS):
-            yield key, value
-    if not named:
+) -> list[tuple[str, str | bytes]]:
+    found = [(key, value) for key, value in sent if not key.startswith(OURS) or key == auth.CANARY_HEADER]
+    if not _value(found, auth.REQUEST_ID_HEADER):
         # No secret, and so without uuid4's system call, which some sandboxes make dearer than the call itself.
-        yield auth.REQUEST_ID_HEADER, str(uuid.UUID(int=random.getrandbits(128), version=4))
-    yield auth.CERTIFICATE_HEADER, f"URI={caller}"
+        found.append((auth.REQUEST_ID_HEADER, str(uuid.UUID(int=random.getrandbits(128), version=4))))
+    found.append((auth.CERTIFICATE_HEADER, f"URI={caller}"))
     if claims:
-        yield auth.USER_HEADER, claims.user
-        yield auth.SCOPES_HEADER, claims.scopes
+        found += ((auth.USER_HEADER, claims.user), (auth.SCOPES_HEADER, claims.scopes))
+    return found

@@ -11,6 +11,7 @@ from nourish.error.v1.reason_pb2 import Reason
 from nourish.food.v1 import food_pb2, food_pb2_grpc
 
 from mesh.runtime import auth, errors
+from mesh.runtime.client import passing_on
 from mesh.runtime.testing import as_user, serve_in_memory
 
 
@@ -166,3 +167,23 @@ async def test_health_answers_for_the_process_and_for_each_service():
 @pytest.mark.parametrize("reason", [v.number for v in Reason.DESCRIPTOR.values if v.number])
 def test_every_reason_has_a_code_in_the_contract(reason):
     assert errors.ServiceError(reason, "x").code not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN)
+
+
+async def test_a_channel_without_a_sidecar_gives_each_call_the_contracts_deadline():
+    """GetFood has 2 s; one that gives itself less keeps that, and behind a sidecar it is the sidecar that bounds."""
+
+    class Plain(food_pb2_grpc.FoodServiceServicer):
+        async def GetFood(self, request, context):
+            return food_pb2.Food(category=str(context.time_remaining() or ""))
+
+    server = grpc.aio.server()
+    food_pb2_grpc.add_FoodServiceServicer_to_server(Plain(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        bounded = food_pb2_grpc.FoodServiceStub(passing_on(channel, bounded=True))
+        request = food_pb2.GetFoodRequest(name="foods/1")
+        assert 1 < float((await bounded.GetFood(request)).category) <= 2
+        assert float((await bounded.GetFood(request, timeout=1)).category) <= 1
+        assert not (await food_pb2_grpc.FoodServiceStub(passing_on(channel)).GetFood(request)).category
+    await server.stop(0)
