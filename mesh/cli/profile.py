@@ -124,6 +124,8 @@ def _explained(instance: InstanceState, said: str) -> Failure:
     if "python version" in first:
         hint = "`mesh profile` sees Python alone: use the profiler of the service's own language"
         return Failure(f"{instance.id} (pid {instance.app.pid}) is no Python process", hint=hint)
+    if "No stack counts" in said:
+        return Failure(f"{instance.id} did nothing meanwhile", hint="send it calls meanwhile, or look longer")
     return Failure(f"py-spy cannot look into {instance.id}: {first}", hint=f"see `mesh logs {instance.id}`")
 
 

@@ -79,6 +79,14 @@ def test_a_process_of_another_language_gets_a_clear_answer(service: Paths, run: 
     assert "sees Python alone" in done.output
 
 
+def test_a_process_that_does_nothing_is_said_to_be_idle() -> None:
+    """By what py-spy 0.4 says then; whether it finds a sleeping process idle is for chance to say."""
+    app = ProcessState(1, True, 0)
+    instance = InstanceState("food-0", "food", "stable", True, 4321, "", app, app)
+    said = "[2026-11-25T20:09:05Z ERROR inferno::flamegraph] No stack counts found\nError: No stack counts found"
+    assert "did nothing meanwhile" in str(profile._explained(instance, said))
+
+
 def test_stacks_are_counted_by_function_once_each() -> None:
     own, total, looks = profile._counted("a;b;b 3\na;c 1\n\n")
     assert (dict(own), dict(total), looks) == ({"b": 3, "c": 1}, {"a": 4, "b": 3, "c": 1}, 4)
