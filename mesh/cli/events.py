@@ -7,14 +7,13 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mesh.cli.content import corrected, decoded
 from mesh.cli.failure import Exit, Failure
-from mesh.cli.output import console, print_json, span, table
+from mesh.cli.output import ago, console, print_json, table
 from mesh.cli.place import json_option, paths
 
 if TYPE_CHECKING:
@@ -271,7 +270,7 @@ def _row(letter: DeadLetter) -> tuple[str, ...]:
 
 
 def _since(letter: DeadLetter) -> str:
-    return span((datetime.now(UTC) - letter.time).total_seconds()) if letter.time else "-"
+    return ago(letter.time) if letter.time else "-"
 
 
 def _print_done(what: str, ids: list[int], as_json: bool) -> None:

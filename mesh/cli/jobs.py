@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mesh.cli.content import decoded
-from mesh.cli.failure import Exit, Failure
-from mesh.cli.output import console, print_json, span, table
-from mesh.cli.place import json_option, paths, state
+from mesh.cli.database import asked
+from mesh.cli.failure import Failure
+from mesh.cli.output import ago, console, print_json, table
+from mesh.cli.place import json_option
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,7 +63,7 @@ def show(service: str, id_: str, as_json: bool) -> None:
     if as_json:
         print_json({**_summary(row), "argument": argument, "masked": masked})
         return
-    click.echo(f"{row.kind}, {row.state}, {row.attempt} attempts, since {_since(row)}")
+    click.echo(f"{row.kind}, {row.state}, {row.attempt} attempts, since {ago(row.create_time)}")
     if row.detail:
         click.secho(row.detail, fg="red")
     for name, value in _summary(row)["headers"].items():
@@ -142,46 +141,6 @@ def ask(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     return asked(service, ask)
 
 
-def asked(service: str, question: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """Asks the service's database, in one transaction.
-
-    Raises:
-        Failure: the mesh does not run, or its database does not answer.
-    """
-    import sqlalchemy as sa
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    url = _url(service)
-
-    async def ask() -> T:
-        async with create_async_engine(url, poolclass=sa.NullPool).begin() as connection:
-            return await question(connection)
-
-    try:
-        return asyncio.run(ask())
-    except (OSError, sa.exc.DBAPIError) as error:
-        raise Failure(f"the database of {service} does not answer: {error}", Exit.NOT_RUNNING) from error
-
-
-def _url(service: str) -> str:
-    from mesh import values
-    from mesh.cli.place import read_values
-    from mesh.local.postgres import Postgres
-    from mesh.topology import did_you_mean
-
-    state()
-    topology = values.load(read_values())
-    found = topology.services.get(service)
-    if found is None or not found.database:
-        with_one = [name for name, s in topology.services.items() if s.database]
-        hint = did_you_mean(service, with_one)
-        raise Failure(f"there is no service {service!r} with a database{hint}", Exit.USAGE)
-    if address := topology.database.address:
-        return f"postgresql+asyncpg://{service}@{address}/{service}"
-    url = Postgres(paths().home, paths().postgres_sockets).url(service)
-    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
-
-
 def _unknown(service: str, id_: str) -> Failure:
     return Failure(f"{service} has no job {id_}", hint=f"see `mesh jobs list {service}`")
 
@@ -205,8 +164,4 @@ def _summary(row: Row) -> dict[str, Any]:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    return row.id, row.kind, row.state, str(row.attempt), _since(row), row.detail or ""
-
-
-def _since(row: Row) -> str:
-    return span((datetime.now(UTC) - row.create_time).total_seconds())
+    return row.id, row.kind, row.state, str(row.attempt), ago(row.create_time), row.detail or ""

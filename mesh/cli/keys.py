@@ -94,7 +94,7 @@ def _counted(service: str) -> Counter[str]:
     import sqlalchemy as sa
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from mesh.cli.jobs import asked
+    from mesh.cli.database import asked
 
     async def count(connection: AsyncConnection) -> Counter[str]:
         if not (await connection.execute(sa.text("SELECT to_regclass('runtime_data_key')"))).scalar_one():

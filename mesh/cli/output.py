@@ -57,6 +57,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} d"
 
 
+def ago(moment: datetime) -> str:
+    """How long it is since a moment, as a span."""
+    return span((datetime.now(UTC) - moment).total_seconds())
+
+
 def until(moment: datetime) -> str:
     """How far away `moment` is: "in 42 min", "3 s ago"."""
     seconds = (moment - datetime.now(UTC)).total_seconds()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mesh.cli.failure import Failure
 from mesh.cli.jobs import ask
-from mesh.cli.output import console, print_json, span, table
+from mesh.cli.output import ago, console, print_json, table
 from mesh.cli.place import json_option
 
 if TYPE_CHECKING:
@@ -64,10 +63,10 @@ def show(service: str, id_: str, as_json: bool) -> None:
     if as_json:
         print_json({**_summary(row), "steps": [_step(step) for step in steps]})
         return
-    click.echo(f"{row.kind}, {row.shown_state}, since {_ago(row.create_time)}")
+    click.echo(f"{row.kind}, {row.shown_state}, since {ago(row.create_time)}")
     if row.detail:
         click.secho(row.detail, fg="red")
-    lines = ((s.name, s.state, str(s.tries), _ago(s.update_time), s.detail or "") for s in steps)
+    lines = ((s.name, s.state, str(s.tries), ago(s.update_time), s.detail or "") for s in steps)
     console().print(table(("STEP", "STATE", "TRIES", "SINCE", "LAST FAILURE"), lines))
 
 
@@ -152,8 +151,4 @@ def _step(step: StepRow) -> dict[str, Any]:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    return row.id, row.kind, row.shown_state, _ago(row.create_time), row.detail or ""
-
-
-def _ago(time: datetime) -> str:
-    return span((datetime.now(UTC) - time).total_seconds())
+    return row.id, row.kind, row.shown_state, ago(row.create_time), row.detail or ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mesh.cli.certificates import ends, identity_json, root_json
 from mesh.cli.failure import Failure
-from mesh.cli.output import console, print_json, span, table
+from mesh.cli.output import ago, console, print_json, span, table
 from mesh.cli.place import json_option, paths, state
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _print(runs: State, mesh: control_pb2.GetMeshResponse | None, certificates: 
     out = console()
     since = datetime.fromisoformat(runs.since)
     colour = "green" if runs.phase == "ready" else "yellow"
-    out.print(f"[bold {colour}]{runs.phase}[/]  {runs.edge}  for {span((datetime.now(UTC) - since).total_seconds())}")
+    out.print(f"[bold {colour}]{runs.phase}[/]  {runs.edge}  for {ago(since)}")
     proxies = {proxy.node: proxy for proxy in mesh.proxies} if mesh else {}
     weights = dict(mesh.canary_weights) if mesh else {}
     columns = ("INSTANCE", "SUBSET", "STATE", "APP", "PROXY", "MESH PORT", "CONFIG", "CERTIFICATE ENDS", "RESTARTS")

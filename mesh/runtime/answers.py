@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.runtime import auth, errors
 from mesh.runtime.crypto.parts import has_sensitive
-from mesh.runtime.db import Database
+from mesh.runtime.db import Database, keys_of
 from mesh.runtime.handlers import MethodInfo
 
 # How long an answer is kept: far longer than any client retries (AIP-155 asks for an hour).
@@ -43,6 +43,13 @@ _CLAIM = sa.text(
 ).bindparams(sa.bindparam("life", LIFE, sa.Interval), sa.bindparam("purged", _PURGED_AT_ONCE))
 _KEY = "owner = :owner AND method = :method AND request_id = :request_id"
 _READ = sa.text(f"SELECT body, answer FROM runtime_answer WHERE {_KEY}")  # noqa: S608 - a constant
+_CLOSE = sa.text(
+    """
+    INSERT INTO runtime_answer (owner, method, request_id, body) VALUES (:owner, :method, :request_id, :body)
+    ON CONFLICT DO NOTHING
+    """
+)
+_NEVER = b""  # no request has this digest: whoever comes with the id is refused
 _KEEP = sa.text(f"UPDATE runtime_answer SET answer = :answer WHERE {_KEY}")  # noqa: S608 - a constant
 
 
@@ -96,6 +103,17 @@ class StoredAnswers:
         if not has_sensitive(request.DESCRIPTOR):
             return plain
         return (await self._db.keys.writing(connection)).mac(plain)
+
+
+async def closed(connection: AsyncConnection, method: str, request_id: str) -> bytes | None:
+    """What a call of the current caller was answered, as a message's bytes; None if none was, and then none ever is.
+
+    One that is under way is waited for.
+    """
+    key = {"owner": owner(), "method": method, "request_id": request_id.lower()}
+    await connection.execute(_CLOSE, {**key, "body": _NEVER})
+    answer = (await connection.execute(_READ, key)).one().answer
+    return None if answer is None else await keys_of(connection).load(connection, answer, place_of(key))
 
 
 def place_of(key: Mapping[str, str]) -> str:

@@ -22,6 +22,10 @@ AUTHORIZATION_HEADER = "authorization"
 CANARY_HEADER = "x-nourish-canary"
 FAULT_HEADER = "x-fault"
 TRACE_HEADER, TRACE_STATE_HEADER = "traceparent", "tracestate"  # W3C
+# Which request it is: goes with all that is done for it, at once and later.
+OF_REQUEST = (REQUEST_ID_HEADER, TRACE_HEADER, TRACE_STATE_HEADER)
+# With every call that is made for it.
+PASSED_ON = (*OF_REQUEST, AUTHORIZATION_HEADER, CANARY_HEADER, FAULT_HEADER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,6 @@ from mesh.runtime.environment import environment, required
 from mesh.runtime.telemetry import traces
 
 Stub = TypeVar("Stub")
-_PASSED_ON = (
-    auth.REQUEST_ID_HEADER,
-    auth.AUTHORIZATION_HEADER,
-    auth.CANARY_HEADER,
-    auth.FAULT_HEADER,
-    auth.TRACE_HEADER,
-    auth.TRACE_STATE_HEADER,
-)
 _KEY_HEADER = "x-nourish-key"
 _XDS = "xds:"  # gRPC's own client, without a sidecar
 
@@ -133,7 +125,7 @@ def _with_call_info(inner: Callable[..., Any], path: str, field: str, longest: f
         if info.deadline:
             left = max(info.deadline - asyncio.get_running_loop().time(), 0.0)
             timeout = left if timeout is None else min(timeout, left)
-        passed = [(k, info.headers[k]) for k in _PASSED_ON if k in info.headers]
+        passed = [(k, info.headers[k]) for k in auth.PASSED_ON if k in info.headers]
         span = traces.begun(name, traces.CLIENT, *attributes)
         if span:
             passed = [*((k, v) for k, v in passed if k != auth.TRACE_HEADER), (auth.TRACE_HEADER, span.header)]

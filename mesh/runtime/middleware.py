@@ -27,19 +27,7 @@ from mesh.runtime.telemetry import metrics, traces
 
 _log = logging.getLogger("mesh.runtime")
 _validator = protovalidate.Validator()
-_KEPT = frozenset(
-    {
-        auth.USER_HEADER,
-        auth.SCOPES_HEADER,
-        auth.CERTIFICATE_HEADER,
-        auth.REQUEST_ID_HEADER,
-        auth.AUTHORIZATION_HEADER,
-        auth.CANARY_HEADER,
-        auth.FAULT_HEADER,
-        auth.TRACE_HEADER,
-        auth.TRACE_STATE_HEADER,
-    }
-)
+_KEPT = frozenset((*auth.PASSED_ON, auth.USER_HEADER, auth.SCOPES_HEADER, auth.CERTIFICATE_HEADER))
 
 
 @dataclass(frozen=True)

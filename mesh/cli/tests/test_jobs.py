@@ -6,7 +6,7 @@ import json
 import pytest
 from nourish.food.v1.food_pb2 import GetFoodRequest
 
-from mesh.cli import jobs as verb
+from mesh.cli import database as asking
 from mesh.cli.failure import Exit
 from mesh.runtime import database, errors, jobs
 from mesh.runtime.jobs import store
@@ -27,7 +27,7 @@ class Failing:
 def service(postgres_url, monkeypatch):
     """A service whose only job has failed; gives what runs its workers until no job is left to do."""
     failing = Failing()
-    monkeypatch.setattr(verb, "_url", lambda _: postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
+    monkeypatch.setattr(asking, "_url", lambda _: postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
 
     async def work(*arguments):
         async with database(url=postgres_url) as db, jobs.work(db, failing):

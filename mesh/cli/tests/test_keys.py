@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from mesh.cli import jobs as asking
+from mesh.cli import database as asking
 from mesh.cli.failure import Exit
 from mesh.local import keys
 from mesh.runtime import database

@@ -6,7 +6,7 @@ import json
 import pytest
 from nourish.food.v1.food_pb2 import GetFoodRequest
 
-from mesh.cli import jobs as verb
+from mesh.cli import database as asking
 from mesh.cli.failure import Exit
 from mesh.runtime import database, errors, jobs, sagas
 from mesh.runtime.jobs import store
@@ -36,7 +36,7 @@ class Ordering:
 def work(postgres_url, monkeypatch):
     """Runs a service's workers until its jobs have ended; a saga is started first, if it is given an id."""
     ordering = Ordering()
-    monkeypatch.setattr(verb, "_url", lambda _: postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
+    monkeypatch.setattr(asking, "_url", lambda _: postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
 
     async def left(db):
         async with db.connection() as connection:

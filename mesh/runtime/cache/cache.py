@@ -31,7 +31,6 @@ JITTER = 0.1  # of the ttl: what was loaded together is not old together
 RETRY_SECONDS = 1.0  # after an old value could not be loaded anew
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 # A load for everybody knows the request that it is logged under, and nothing of who asks; a user's knows the user.
-_OF_REQUEST = (auth.REQUEST_ID_HEADER, "traceparent", "tracestate")
 _OF_USER = (auth.USER_HEADER, auth.SCOPES_HEADER, auth.AUTHORIZATION_HEADER)
 _CANARY, _FAULT = auth.CANARY_HEADER, auth.FAULT_HEADER
 _AROUND = (_CANARY, _FAULT)  # what is asked of all that the request reaches
@@ -290,7 +289,7 @@ class Cache(Generic[T]):
 
     def _call(self, call: CallInfo, deadline: float, *more: str) -> CallInfo:
         """What a load knows of the call for which it is made."""
-        names = (*_OF_REQUEST, *more, *(_OF_USER if self._of_user else ()))
+        names = (*auth.OF_REQUEST, *more, *(_OF_USER if self._of_user else ()))
         headers = {name: call.headers[name] for name in names if name in call.headers}
         return CallInfo(deadline, headers, bounded=True, method=call.method)
 

@@ -15,7 +15,7 @@ from mesh.runtime import telemetry, unit
 from mesh.runtime.crypto import DataKeys
 from mesh.runtime.db import rows as visible
 from mesh.runtime.db.lost import LOST, told_as_lost
-from mesh.runtime.db.replicas import Replicas
+from mesh.runtime.db.replicas import Replicas, all_at_work
 from mesh.runtime.db.rows import SHOWN, Rows
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ class Database:
         Raises:
             ConnectionError: as `transaction`.
         """
-        pool: QueuePool = self.engine.sync_engine.pool  # type: ignore[assignment]
-        if pool.checkedout() < pool.size():
+        if not all_at_work(self.engine):
             async with self.connection() as connection:
                 await connection.execute(sa.text("SELECT 1"))
 

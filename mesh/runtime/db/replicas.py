@@ -30,6 +30,12 @@ _REPLAYED = sa.text("SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0
 _log = logging.getLogger("mesh.runtime.db")
 
 
+def all_at_work(engine: AsyncEngine) -> bool:
+    """Whether no connection of the pool is free."""
+    pool: QueuePool = engine.sync_engine.pool  # type: ignore[assignment]
+    return pool.checkedout() >= pool.size()
+
+
 class Replica:
     """One of them. `since` is the moment, by this process's monotonic clock, that it has certainly reached."""
 
@@ -42,8 +48,7 @@ class Replica:
     @property
     def busy(self) -> bool:
         """Whether all its connections are at work."""
-        pool: QueuePool = self.engine.sync_engine.pool  # type: ignore[assignment]
-        return pool.checkedout() >= pool.size()
+        return all_at_work(self.engine)
 
     async def measure(self, marks: list[tuple[float, int]], max_lag: float) -> None:
         """Asks how far it is, and compares with when the primary was there: `marks`, the newest first."""

@@ -23,7 +23,6 @@ from mesh.runtime.backoff import Backoff
 from mesh.runtime.db import Database
 from mesh.runtime.errors import ServiceError
 from mesh.runtime.events import dead, subjects
-from mesh.runtime.events.outbox import HEADERS
 from mesh.runtime.events.server import Pull, Server
 from mesh.runtime.events.subscriptions import Rejected, Subscription
 from mesh.runtime.telemetry import Tally, traces
@@ -83,7 +82,7 @@ class Consumer:
     @asynccontextmanager
     async def _call(self, message: Msg) -> AsyncIterator[None]:
         """Bounds the handler's time, and lets its logs and calls carry the request id of who published."""
-        carried = {name: value for name, value in (message.headers or {}).items() if name in HEADERS}
+        carried = {name: value for name, value in (message.headers or {}).items() if name in auth.OF_REQUEST}
         deadline = asyncio.get_running_loop().time() + self._subscription.timeout
         method = f"event {self._subscription.name}"
         token = auth.current.set(auth.CallInfo(deadline, carried, bounded=True, method=method))

@@ -15,8 +15,6 @@ from mesh.runtime.environment import environment
 from mesh.runtime.events import subjects
 
 CHANNEL = "runtime_outbox"  # what NOTIFY says when there may be rows
-# Of the call in which an event is published.
-HEADERS = (auth.REQUEST_ID_HEADER, auth.TRACE_HEADER, auth.TRACE_STATE_HEADER)
 _KEY_LOCKS = 0x6576  # any constant: the locks are per database
 # Whoever publishes for a key waits for those before to commit: then ids rise in the order of the commits.
 _INSERT = """
@@ -47,7 +45,7 @@ async def publish(connection: AsyncConnection, event: Message) -> str:
         subjects.EVENT_HEADER: id_,
         subjects.KEY_HEADER: subjects.one_line(key),
         subjects.TIME_HEADER: clock.now().isoformat(timespec="milliseconds"),
-        **{name: carried[name] for name in HEADERS if name in carried},
+        **{name: carried[name] for name in auth.OF_REQUEST if name in carried},
     }
     subject = subjects.subject(name, subjects.partition(key))
     values = (_KEY_LOCKS, f"{name}/{key}", subject, json.dumps(headers), event.SerializeToString())

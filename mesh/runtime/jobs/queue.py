@@ -21,13 +21,7 @@ from mesh.runtime.db import keys_of
 from mesh.runtime.jobs import store
 
 # Of the call that asks for a job. Not its token: that would be kept, and is over before most jobs begin.
-HEADERS = (
-    auth.REQUEST_ID_HEADER,
-    auth.USER_HEADER,
-    auth.SCOPES_HEADER,
-    auth.TRACE_HEADER,
-    auth.TRACE_STATE_HEADER,
-)
+HEADERS = (*auth.OF_REQUEST, auth.USER_HEADER, auth.SCOPES_HEADER)
 
 
 async def enqueue(

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.runtime.answers import owner, place_of
-from mesh.runtime.db import keys_of
-
-_NEVER = b""  # no request has this digest: whoever comes with the id is refused
-_KEY = "owner = :owner AND method = :method AND request_id = :request_id"
-_BLOCK = sa.text(
-    """
-    INSERT INTO runtime_answer (owner, method, request_id, body) VALUES (:owner, :method, :request_id, :body)
-    ON CONFLICT DO NOTHING
-    """
-)
-_READ = sa.text(f"SELECT answer FROM runtime_answer WHERE {_KEY}")  # noqa: S608 - a constant
+from mesh.runtime.answers import closed
 
 Response = TypeVar("Response", bound=Message)
 
@@ -38,9 +26,5 @@ async def undoing(
         request_id: that it was made with, `sagas.Call.undoes` of the caller.
         response: its type.
     """
-    key = {"owner": owner(), "method": method, "request_id": request_id.lower()}
-    await connection.execute(_BLOCK, {**key, "body": _NEVER})
-    answer = (await connection.execute(_READ, key)).scalar_one()
-    if answer is None:
-        return None
-    return response.FromString(await keys_of(connection).load(connection, answer, place_of(key)))
+    answer = await closed(connection, method, request_id)
+    return None if answer is None else response.FromString(answer)
